@@ -1,0 +1,1 @@
+"""Typed settings: one schema, parsed strictly."""

@@ -1,0 +1,283 @@
+"""The error tree: one class per cause, with a stable code that crosses the wire.
+
+Each class fixes the HTTP status, the exit code of ``tetherctl`` and whether trying again can help; an error on the
+wire is the value ``Failure`` and comes back as the same class on the other side.
+"""
+
+from typing import Any, ClassVar
+
+import msgspec
+
+
+class Failure(msgspec.Struct, omit_defaults=True):
+    """An error as a value: what crosses a process boundary."""
+
+    code: str
+    message: str
+    fix: str = ""
+    retryable: bool = False
+    retry_after: float | None = None
+    details: dict[str, Any] = {}
+
+
+class TetherError(Exception):
+    """Root of every error a user can meet. ``message`` says what and why; ``fix`` says what to do."""
+
+    code: ClassVar[str] = "INTERNAL"
+    status: ClassVar[int] = 500
+    exit_code: ClassVar[int] = 70
+    retryable: ClassVar[bool] = False
+
+    def __init__(
+        self, message: str, *, fix: str = "", retry_after: float | None = None, details: dict[str, Any] | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.fix = fix
+        self.retry_after = retry_after
+        self.details = details or {}
+
+    def failure(self) -> Failure:
+        """Return this error as the value that crosses the wire."""
+        return Failure(self.code, self.message, self.fix, self.retryable, self.retry_after, self.details)
+
+
+class Internal(TetherError):
+    """A bug in Tether, never the caller's fault."""
+
+
+class InvalidInput(TetherError):
+    """The caller sent something that can never work."""
+
+    code = "INVALID_INPUT"
+    status = 400
+    exit_code = 2
+
+
+class ModelNotFound(TetherError):
+    """No model of that name."""
+
+    code = "MODEL_NOT_FOUND"
+    status = 404
+    exit_code = 3
+
+
+class VersionNotFound(TetherError):
+    """The model exists, that version or alias does not."""
+
+    code = "VERSION_NOT_FOUND"
+    status = 404
+    exit_code = 3
+
+
+class BlobNotFound(TetherError):
+    """No blob of that digest is stored here."""
+
+    code = "BLOB_NOT_FOUND"
+    status = 404
+    exit_code = 3
+
+
+class RouteNotFound(TetherError):
+    """No such path."""
+
+    code = "NOT_FOUND"
+    status = 404
+    exit_code = 3
+
+
+class MethodNotAllowed(TetherError):
+    """The path exists, but not for that verb."""
+
+    code = "METHOD_NOT_ALLOWED"
+    status = 405
+    exit_code = 2
+
+
+class Forbidden(TetherError):
+    """The caller may not do this."""
+
+    code = "FORBIDDEN"
+    status = 403
+    exit_code = 4
+
+
+class Conflict(TetherError):
+    """The current state forbids it; ``details`` carries the state."""
+
+    code = "CONFLICT"
+    status = 409
+    exit_code = 7
+
+
+class OffsetConflict(Conflict):
+    """An upload continued at the wrong place; ``details['offset']`` is the right one."""
+
+    code = "UPLOAD_OFFSET"
+
+
+class TooLarge(TetherError):
+    """A body, file or tensor beyond the configured bound."""
+
+    code = "TOO_LARGE"
+    status = 413
+    exit_code = 2
+
+
+class UnsupportedMedia(TetherError):
+    """A format, encoding or content type that is not accepted."""
+
+    code = "UNSUPPORTED_MEDIA"
+    status = 415
+    exit_code = 2
+
+
+class ModelInvalid(TetherError):
+    """The model's files are not a model that can be served."""
+
+    code = "MODEL_INVALID"
+    status = 422
+    exit_code = 1
+
+
+class DigestMismatch(TetherError):
+    """Bytes that are not what their digest promised."""
+
+    code = "DIGEST_MISMATCH"
+    status = 422
+    exit_code = 11
+
+
+class QueueFull(TetherError):
+    """Too much work is waiting for this model already."""
+
+    code = "QUEUE_FULL"
+    status = 429
+    exit_code = 8
+    retryable = True
+
+
+class Unavailable(TetherError):
+    """Nothing can serve this now."""
+
+    code = "UNAVAILABLE"
+    status = 503
+    exit_code = 8
+    retryable = True
+
+
+class ModelUnloaded(Unavailable):
+    """The model was unloaded on purpose."""
+
+    code = "MODEL_UNLOADED"
+    retryable = False
+
+
+class ModelLoadFailed(Unavailable):
+    """The model could not be loaded; the message carries the reason."""
+
+    code = "MODEL_LOAD_FAILED"
+    exit_code = 1
+    retryable = False
+
+
+class RunnerLost(Unavailable):
+    """The runners that tried this request died, each attempt counted."""
+
+    code = "RUNNER_LOST"
+
+
+class Unreachable(Unavailable):
+    """A process this one depends on does not answer."""
+
+    code = "UNREACHABLE"
+    exit_code = 5
+
+
+class DeadlineExceeded(TetherError):
+    """The request's time ran out."""
+
+    code = "DEADLINE_EXCEEDED"
+    status = 504
+    exit_code = 6
+    retryable = True
+
+
+class RequestTimeout(TetherError):
+    """The client was too slow in sending its request."""
+
+    code = "REQUEST_TIMEOUT"
+    status = 408
+    exit_code = 6
+
+
+class Cancelled(TetherError):
+    """The caller went away."""
+
+    code = "CANCELLED"
+    status = 499
+    exit_code = 130
+
+
+class ExecutionFailed(TetherError):
+    """The engine refused or failed on this input."""
+
+    code = "EXECUTION_FAILED"
+    status = 500
+    exit_code = 1
+
+
+class StorageFull(TetherError):
+    """No room left on the disk."""
+
+    code = "STORAGE_FULL"
+    status = 507
+    exit_code = 1
+
+
+class StorageFailed(TetherError):
+    """The disk or the ledger refused; nothing was acknowledged."""
+
+    code = "STORAGE_FAILED"
+    status = 500
+    exit_code = 1
+
+
+class Unimplemented(TetherError):
+    """A method or protocol version this build does not know."""
+
+    code = "UNIMPLEMENTED"
+    status = 501
+    exit_code = 1
+
+
+class BadFrame(TetherError):
+    """Bytes that are not a frame of our protocol."""
+
+    code = "BAD_FRAME"
+    status = 400
+    exit_code = 1
+
+
+class BadConfig(TetherError):
+    """The configuration cannot be used; ``details['problems']`` lists every cause."""
+
+    code = "BAD_CONFIG"
+    status = 500
+    exit_code = 78
+
+
+def _tree(root: type[TetherError]) -> dict[str, type[TetherError]]:
+    found = {root.code: root}
+    for child in root.__subclasses__():
+        found |= _tree(child)
+    return found
+
+
+BY_CODE = _tree(TetherError) | {Internal.code: Internal}
+
+
+def revive(failure: Failure) -> TetherError:
+    """Turn a failure received from another process back into the error it was."""
+    kind = BY_CODE.get(failure.code, Internal)
+    return kind(failure.message, fix=failure.fix, retry_after=failure.retry_after, details=failure.details)

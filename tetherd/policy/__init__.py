@@ -1,0 +1,1 @@
+"""Pure decisions: who, when, how much. Time and randomness are arguments."""

@@ -1,0 +1,141 @@
+"""Vocabulary: the values every layer speaks of. Frozen, and without behaviour beyond their own parsing."""
+
+import re
+from typing import Any, Final, Literal, NewType, TypeAlias
+
+import msgspec
+
+from tetherd.errors import InvalidInput
+
+Seconds: TypeAlias = float
+Buffer: TypeAlias = bytes | bytearray | memoryview
+RoleName: TypeAlias = Literal["gateway", "orchestrator", "worker", "manager"]
+Isolation: TypeAlias = Literal["process", "thread"]
+
+Digest = NewType("Digest", str)
+"""``sha256:`` and 64 lower-case hexadecimal digits."""
+
+ROLES: Final[tuple[RoleName, ...]] = ("gateway", "orchestrator", "worker", "manager")
+LATEST: Final = "latest"
+"""The alias an unqualified model name stands for."""
+
+RESERVED_NAMES: Final = frozenset({"stats"})
+"""Words the Open Inference Protocol uses where a model name could stand (``/v2/models/stats``)."""
+
+_MODEL = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+_ALIAS = re.compile(r"[a-z][a-z0-9._-]{0,31}")
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+
+
+class Datatype(msgspec.Struct, frozen=True):
+    """One Open Inference datatype: its wire name, bytes per element (0 = variable) and NumPy type string."""
+
+    name: str
+    size: int
+    numpy: str
+
+
+DATATYPES: Final[dict[str, Datatype]] = {
+    kind.name: kind
+    for kind in (
+        Datatype("BOOL", 1, "|b1"),
+        Datatype("UINT8", 1, "|u1"),
+        Datatype("UINT16", 2, "<u2"),
+        Datatype("UINT32", 4, "<u4"),
+        Datatype("UINT64", 8, "<u8"),
+        Datatype("INT8", 1, "|i1"),
+        Datatype("INT16", 2, "<i2"),
+        Datatype("INT32", 4, "<i4"),
+        Datatype("INT64", 8, "<i8"),
+        Datatype("FP16", 2, "<f2"),
+        Datatype("BF16", 2, "<u2"),  # NumPy has no bfloat16: its bits travel as 16-bit words
+        Datatype("FP32", 4, "<f4"),
+        Datatype("FP64", 8, "<f8"),
+        Datatype("BYTES", 0, "|O"),
+    )
+}
+
+
+class TensorSpec(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One input or output of a model. ``shape`` holds -1 where a dimension is free."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    optional: bool = False
+
+
+class Signature(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a model takes and gives, read from its graph.
+
+    ``batchable``: the first dimension of every input and output is free and means rows, so rows of several
+    requests may run together. ``labels``: names of the classes of the first output, from ``labels.txt``.
+    """
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    batchable: bool = False
+    labels: tuple[str, ...] = ()
+
+
+class Tensor(msgspec.Struct, array_like=True):
+    """One tensor in flight: ``data`` holds little-endian, row-major elements.
+
+    A BYTES element is a 32-bit length and that many bytes, as the Open Inference Protocol writes it, so that a
+    tensor passes from socket to runner without being encoded again.
+    """
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    data: Any  # Buffer; typed loosely because msgspec would copy it inline (see wire.frames)
+
+
+class Reference(msgspec.Struct, frozen=True):
+    """A model as a user names it: ``digits``, ``digits@3`` (a version number) or ``digits@stable`` (an alias)."""
+
+    model: str
+    version: int | None = None
+    alias: str = LATEST
+
+    def __str__(self) -> str:
+        if self.version is not None:
+            return f"{self.model}@{self.version}"
+        return self.model if self.alias == LATEST else f"{self.model}@{self.alias}"
+
+
+def parse_model(text: str) -> str:
+    """Return ``text`` if it can name a model; raise InvalidInput otherwise."""
+    if not _MODEL.fullmatch(text) or text in RESERVED_NAMES:
+        raise InvalidInput(
+            f"{text[:80]!r} is not a model name",
+            fix="use 1 to 64 of a-z 0-9 . _ - starting with a letter or digit ('stats' is taken)",
+        )
+    return text
+
+
+def parse_alias(text: str) -> str:
+    """Return ``text`` if it can name an alias; raise InvalidInput otherwise."""
+    if not _ALIAS.fullmatch(text):
+        raise InvalidInput(
+            f"{text[:80]!r} is not an alias", fix="use 1 to 32 of a-z 0-9 . _ - starting with a letter"
+        )
+    return text
+
+
+def parse_digest(text: str) -> Digest:
+    """Return ``text`` if it is a SHA-256 digest in canonical form; raise InvalidInput otherwise."""
+    if not _DIGEST.fullmatch(text):
+        raise InvalidInput(f"{text[:80]!r} is not a digest", fix="use sha256: and 64 lower-case hexadecimal digits")
+    return Digest(text)
+
+
+def parse_reference(text: str) -> Reference:
+    """Parse ``model``, ``model@version`` or ``model@alias``; raise InvalidInput otherwise."""
+    model, at, rest = text.partition("@")
+    parse_model(model)
+    if not at:
+        return Reference(model)
+    if rest.isascii() and rest.isdigit() and len(rest) <= 9:
+        return Reference(model, version=int(rest))
+    return Reference(model, alias=parse_alias(rest))

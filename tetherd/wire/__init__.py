@@ -1,0 +1,1 @@
+"""Bytes to messages and back; pure, and the only place that knows an encoding."""

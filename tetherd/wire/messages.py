@@ -1,0 +1,423 @@
+"""Every request and reply that roles exchange, whether by reference in one process or over nng between two.
+
+A request class names its method (``METHOD``) and its reply type (the class argument), so that a caller is typed end to
+end: ``await caller.call(Infer(...))`` returns ``Inferred``. Fields may be added with defaults; none may be removed
+within a protocol version.
+"""
+
+from typing import Any, ClassVar, Generic, Literal, TypeAlias, TypeVar
+
+import msgspec
+
+from tetherd.errors import Failure
+from tetherd.types import Digest, Signature, Tensor
+
+Reply = TypeVar("Reply")
+
+
+class Message(msgspec.Struct, array_like=True):
+    """Base of all messages: encoded as arrays, fields by position."""
+
+
+class Request(Message, Generic[Reply]):
+    """A message that is answered by ``Reply``."""
+
+    METHOD: ClassVar[str] = ""
+    REPLY: ClassVar[Any] = None
+
+
+class Done(Message):
+    """The reply to a request that has nothing to tell but that it is done."""
+
+
+# --- inference: gateway to orchestrator ------------------------------------------------------------------------------
+
+
+class Inferred(Message):
+    """The answer to Infer, with where the time went (nanoseconds, monotonic, each measured in one process)."""
+
+    outputs: list[Tensor]
+    runner: str = ""
+    batch_rows: int = 1
+    attempts: int = 1
+    queue_ns: int = 0
+    infer_ns: int = 0
+
+
+class Infer(Request[Inferred]):
+    """Run one request on a model version.
+
+    ``inputs`` are in the order of the model's signature. ``rows`` is the size of the first dimension of a batchable
+    model's inputs, else 0. ``priority``: 0 = default, 1 = first, higher = later.
+    """
+
+    METHOD = "infer"
+    REPLY = Inferred
+    request_id: str
+    model: str
+    number: int
+    version: Digest
+    inputs: list[Tensor]
+    rows: int = 0
+    priority: int = 0
+
+
+# --- work: runner to orchestrator ------------------------------------------------------------------------------------
+
+
+class Finished(Message):
+    """The outcome of one batch: its outputs, rows of all its requests together, or one failure for all."""
+
+    batch: int
+    outputs: list[Tensor] = []
+    failure: Failure | None = None
+    input_ns: int = 0
+    infer_ns: int = 0
+    output_ns: int = 0
+
+
+class Batch(Message):
+    """Work handed to a runner. ``id`` 0 means: nothing now, offer again.
+
+    Each input holds the rows of all requests, one after the other. ``budget_ms`` is how long the execution may take
+    before the orchestrator gives the batch to another runner.
+    """
+
+    id: int
+    inputs: list[Tensor] = []
+    request_ids: list[str] = []
+    budget_ms: int = 0
+
+
+class Take(Request[Batch]):
+    """A runner's standing offer to execute a batch of a version, parked until there is work.
+
+    ``finished`` is the result of the batch this slot was handed before.
+    """
+
+    METHOD = "take"
+    REPLY = Batch
+    runner: str
+    worker: str
+    model: str
+    number: int
+    version: Digest
+    max_rows: int
+    finished: Finished | None = None
+
+
+# --- placement: worker to orchestrator -------------------------------------------------------------------------------
+
+RunnerState: TypeAlias = Literal["LOADING", "READY", "FAILED", "UNLOADING"]
+
+
+class Loaded(Message):
+    """One model version on one worker. ``reason`` says why it is FAILED; ``bytes`` is its resident memory."""
+
+    runner: str
+    model: str
+    number: int
+    version: Digest
+    state: RunnerState
+    reason: str = ""
+    bytes: int = 0
+    isolation: str = "process"
+    since: float = 0.0  # seconds since the epoch
+    pid: int = 0
+
+
+class Load(Message):
+    """Command to a worker: have this version loaded. ``fresh``: also when it failed a moment ago."""
+
+    model: str
+    number: int
+    version: Digest
+    pinned: bool = False
+    fresh: bool = False
+
+
+class Unload(Message):
+    """Command to a worker: stop every runner of this version."""
+
+    version: Digest
+
+
+class Recycle(Message):
+    """Command to a worker: this runner let its lease run out; kill it and start another."""
+
+    runner: str
+
+
+class Commands(Message):
+    """What a worker is to do, in order. Empty: nothing now, ask again."""
+
+    load: list[Load] = []
+    unload: list[Unload] = []
+    recycle: list[Recycle] = []
+
+
+class Report(Request[Done]):
+    """A worker's state, sent on every change and as a heartbeat (each second)."""
+
+    METHOD = "worker.report"
+    REPLY = Done
+    worker: str
+    node: str
+    memory_limit: int
+    memory_used: int
+    max_concurrency: int
+    runners: list[Loaded] = []
+    stopping: bool = False
+
+
+class NextCommands(Request[Commands]):
+    """A worker asks for its commands; parked until there are some."""
+
+    METHOD = "worker.commands"
+    REPLY = Commands
+    worker: str
+
+
+# --- operation: gateway to orchestrator ------------------------------------------------------------------------------
+
+
+class Ensure(Request[Done]):
+    """Load a version now, and pin it; answered when it is ready or has failed (ModelLoadFailed)."""
+
+    METHOD = "model.load"
+    REPLY = Done
+    model: str
+    number: int
+    version: Digest
+
+
+class Release(Request[Done]):
+    """Unload every version of a model and refuse work for it until it is loaded again; answered when it is gone."""
+
+    METHOD = "model.unload"
+    REPLY = Done
+    model: str
+
+
+class Durations(Message, frozen=True):
+    """How often something happened and how long it took in all."""
+
+    count: int = 0
+    ns: int = 0
+
+
+class BatchStats(Message):
+    """How executions with one batch size went."""
+
+    rows: int
+    input: Durations
+    infer: Durations
+    output: Durations
+
+
+class VersionStats(Message):
+    """Counters of one version since the orchestrator started."""
+
+    model: str
+    number: int
+    version: Digest
+    last_inference_ms: int = 0
+    inference_count: int = 0
+    execution_count: int = 0
+    success: Durations = Durations()
+    fail: Durations = Durations()
+    queue: Durations = Durations()
+    input: Durations = Durations()
+    infer: Durations = Durations()
+    output: Durations = Durations()
+    batches: list[BatchStats] = []
+
+
+class QueueState(Message):
+    """The work of one version at one instant. ``parked``: offers that wait for work; ``leased``: rows handed out."""
+
+    model: str
+    number: int
+    version: Digest
+    waiting: int
+    leased: int
+    parked: int
+    limit: int
+
+
+class WorkerState(Message):
+    """One worker as the orchestrator knows it."""
+
+    worker: str
+    node: str
+    memory_limit: int
+    memory_used: int
+    max_concurrency: int
+    busy: int
+    seen_ms_ago: int
+    stopping: bool
+    runners: list[Loaded]
+
+
+class FleetState(Message):
+    """What the orchestrator sees. ``unloaded``: models unloaded on purpose."""
+
+    workers: list[WorkerState]
+    queues: list[QueueState]
+    stats: list[VersionStats]
+    unloaded: list[str]
+
+
+class GetFleet(Request[FleetState]):
+    """Ask the orchestrator what it sees."""
+
+    METHOD = "fleet"
+    REPLY = FleetState
+
+
+# --- models: gateway, worker and runner to manager -------------------------------------------------------------------
+
+
+class FileEntry(Message):
+    """One file of a version: path relative to the model's directory (``/`` as separator), digest and bytes."""
+
+    path: str
+    digest: Digest
+    size: int
+
+
+class Version(Message):
+    """One immutable version. ``version`` is its manifest's digest; ``number`` counts from 1 within the model."""
+
+    model: str
+    number: int
+    version: Digest
+    format: str
+    signature: Signature
+    size: int
+    created: float  # seconds since the epoch
+    files: list[FileEntry]
+
+
+class Alias(Message):
+    """Where a name points now. ``epoch`` grows with every move; ``previous`` is where rollback would go."""
+
+    model: str
+    alias: str
+    number: int
+    epoch: int
+    previous: int | None = None
+
+
+class Catalog(Message):
+    """Every version and alias at one moment; ``epoch`` grows with every change."""
+
+    epoch: int
+    versions: list[Version]
+    aliases: list[Alias]
+
+
+class WatchCatalog(Request[Catalog]):
+    """Ask for the catalog; parked while it is still at ``epoch`` (a cursor, -1 = answer at once)."""
+
+    METHOD = "catalog.watch"
+    REPLY = Catalog
+    epoch: int = -1
+
+
+class BlobState(Message):
+    """What the manager holds of a blob: ``offset`` bytes received of it, complete or not."""
+
+    digest: Digest
+    complete: bool
+    offset: int
+
+
+class StatBlob(Request[BlobState]):
+    """Ask how much of a blob is stored; BlobNotFound is never raised, ``offset`` is 0 instead."""
+
+    METHOD = "blob.stat"
+    REPLY = BlobState
+    digest: Digest
+
+
+class PutBlob(Request[BlobState]):
+    """Append ``data`` (a UINT8 tensor, at most 1 MiB) to a blob's partial upload at ``offset``.
+
+    The chunk that completes ``size`` bytes makes the manager check the digest and store the blob durably before it
+    answers. Raises OffsetConflict, DigestMismatch, TooLarge, StorageFull.
+    """
+
+    METHOD = "blob.put"
+    REPLY = BlobState
+    digest: Digest
+    offset: int
+    size: int
+    data: Tensor
+
+
+class Chunk(Message):
+    """Bytes of a blob (a UINT8 tensor) and the blob's whole size."""
+
+    size: int
+    data: Tensor
+
+
+class GetBlob(Request[Chunk]):
+    """Read at most ``length`` (at most 1 MiB) bytes of a blob from ``offset``. Raises BlobNotFound."""
+
+    METHOD = "blob.get"
+    REPLY = Chunk
+    digest: Digest
+    offset: int
+    length: int
+
+
+class Commit(Request[Version]):
+    """Make a version of blobs that are all stored: validate, write the manifest, record, move the alias.
+
+    The same files again give the version that exists. Raises ModelInvalid, BlobNotFound, InvalidInput, Conflict.
+    """
+
+    METHOD = "model.commit"
+    REPLY = Version
+    model: str
+    files: list[FileEntry]
+    alias: str = "latest"
+
+
+class GetManifest(Request[Chunk]):
+    """Read a version's manifest (canonical JSON, whose SHA-256 is the version's digest). Raises VersionNotFound."""
+
+    METHOD = "model.manifest"
+    REPLY = Chunk
+    version: Digest
+
+
+class MoveAlias(Request[Alias]):
+    """Point an alias at a version number; ``expected_epoch`` guards against a concurrent move (-1 = any)."""
+
+    METHOD = "alias.move"
+    REPLY = Alias
+    model: str
+    alias: str
+    number: int
+    expected_epoch: int = -1
+
+
+class Rollback(Request[Alias]):
+    """Point an alias at where it was before its last move."""
+
+    METHOD = "alias.rollback"
+    REPLY = Alias
+    model: str
+    alias: str
+
+
+class Remove(Request[Done]):
+    """Remove a version (``number``) or the whole model (0). Raises Conflict while an alias needs the version."""
+
+    METHOD = "model.remove"
+    REPLY = Done
+    model: str
+    number: int = 0
