@@ -1,0 +1,75 @@
+"""Where roles listen and dial: ``host:port`` for HTTP, ``ipc://`` and ``tcp://`` URLs for RPC. Resolves no names."""
+
+import ipaddress
+from typing import Final
+
+from tetherd.config.units import BadValue
+
+SOCKET_PATH_MAX: Final = 107
+"""Bytes that fit into a Unix socket address beside its closing zero."""
+
+_NO_TLS = "TLS and keys do not exist yet, so anyone who reaches this port could use it"
+
+
+def split(text: str) -> tuple[str, int]:
+    """Split ``127.0.0.1:3000``, ``[::1]:3000`` or ``localhost:3000``; raise BadValue otherwise.
+
+    The brackets of an IPv6 host are not part of the returned host.
+    """
+    host, colon, port = text.rpartition(":")
+    if not colon or not host:
+        raise BadValue(f"{text[:80]!r} is not HOST:PORT", 'write it like "127.0.0.1:3000"')
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise BadValue(f"{text[:80]!r} has an IPv6 host without brackets", f'write "[{host}]:{port}"')
+    if not (port.isascii() and port.isdigit() and len(port) <= 5 and 1 <= int(port) <= 65535):
+        raise BadValue(f"{port[:20]!r} is not a port", "use a port from 1 to 65535")
+    return host, int(port)
+
+
+def http(text: str) -> str:
+    """Return ``text`` if the gateway may listen there (loopback only); raise BadValue otherwise."""
+    host, port = split(text)
+    if not loopback(host):
+        raise BadValue(f"{host!r} is not a loopback address: {_NO_TLS}", f'use "127.0.0.1:{port}"')
+    return text
+
+
+def rpc(text: str) -> str:
+    """Return ``text`` if RPC may use it: ``ipc:///path`` or ``tcp://`` on loopback; raise BadValue otherwise."""
+    scheme, separator, rest = text.partition("://")
+    if not separator or scheme not in ("ipc", "tcp"):
+        raise BadValue(
+            f"{text[:80]!r} is not an RPC address", 'use "ipc:///run/tether/rpc.sock" or "tcp://127.0.0.1:7443"'
+        )
+    if scheme == "ipc":
+        socket_path(rest)
+        return text
+    host, port = split(rest)
+    if not loopback(host):
+        raise BadValue(f"{host!r} is not a loopback address: {_NO_TLS}", f'use "tcp://127.0.0.1:{port}" or ipc://')
+    return text
+
+
+def socket_path(text: str) -> str:
+    """Return ``text`` if a Unix socket can have that path; raise BadValue otherwise."""
+    if not text.startswith("/") or "\0" in text:
+        raise BadValue(f"{text[:80]!r} is not an absolute path", "start the path with /")
+    length = len(text.encode())
+    if length > SOCKET_PATH_MAX:
+        raise BadValue(
+            f"the socket path has {length} bytes, and the system takes at most {SOCKET_PATH_MAX}",
+            "choose a shorter path (node.runtime_dir is where sockets live by default)",
+        )
+    return text
+
+
+def loopback(host: str) -> bool:
+    """Return whether ``host`` (a literal address, or localhost) can be reached from this machine only."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
