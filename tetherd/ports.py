@@ -1,10 +1,12 @@
 """What roles need from the outside, as small Protocols owned by the roles. Drivers implement them; testing fakes them."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol, TypeAlias, TypeVar
 
-from tetherd.types import Seconds, Signature, Tensor
-from tetherd.wire.messages import Request
+from tetherd.types import Buffer, Digest, Seconds, Signature, Tensor
+from tetherd.wire.manifest import Config
+from tetherd.wire.messages import Alias, BlobState, Catalog, FileEntry, Request, Version
 
 R = TypeVar("R")
 
@@ -67,4 +69,82 @@ class Engine(Protocol):
 
     def execute(self, inputs: list[Tensor], budget: Seconds) -> list[Tensor]:
         """Return the outputs in signature order. Raises InvalidInput, ExecutionFailed, DeadlineExceeded."""
+        ...
+
+
+class Blobs(Protocol):
+    """Content-addressed storage. Thread-safe and blocking: roles call it off the event loop.
+
+    Whoever asks for or appends to a blob *holds* it for a while: it is not removed under them.
+    """
+
+    def stat(self, digest: Digest) -> BlobState:
+        """Return how much of the blob is stored; hold it if all of it is."""
+        ...
+
+    def append(self, digest: Digest, offset: int, size: int, data: Buffer) -> BlobState:
+        """Append to the upload of a blob of ``size`` bytes; durable when this returns.
+
+        Nothing happens if the blob is complete already. Raises OffsetConflict, DigestMismatch, InvalidInput,
+        TooLarge, StorageFull, StorageFailed.
+        """
+        ...
+
+    def read(self, digest: Digest, offset: int, length: int) -> tuple[bytes, int]:
+        """Return at most ``length`` bytes and the blob's size. Raises BlobNotFound, InvalidInput, StorageFailed."""
+        ...
+
+    def copy(self, digest: Digest, target: Path) -> None:
+        """Write the blob to a new file of its own, never a link. Raises BlobNotFound, StorageFull, StorageFailed."""
+        ...
+
+    def discard(self, digests: Collection[Digest]) -> set[Digest]:
+        """Remove blobs, except those that are held; return the ones that stay because they are held."""
+        ...
+
+    def expire(self, kept: Collection[Digest], before: Seconds) -> None:
+        """Remove what was last written ``before`` (seconds since the epoch) and is neither ``kept`` nor held."""
+        ...
+
+
+class Ledger(Protocol):
+    """Versions and aliases. Blocking, used from one thread; every change is durable when its method returns.
+
+    Each change makes the catalog's epoch grow, and an alias carries the epoch of its last move. All methods raise
+    StorageFull and StorageFailed when the change was not recorded.
+    """
+
+    def catalog(self) -> Catalog:
+        """Return every version and alias."""
+        ...
+
+    def references(self) -> set[Digest]:
+        """Return every blob that a version needs: its files, its manifest and its config."""
+        ...
+
+    def commit(self, draft: Version, config: Digest, alias: str) -> Version:
+        """Record a version under the next number (or find it), and move ``alias`` to it.
+
+        ``latest`` moves too where the model has none. The draft's number is ignored.
+        """
+        ...
+
+    def move(self, model: str, alias: str, number: int, expected_epoch: int = -1) -> Alias:
+        """Point an alias at a version. Raises ModelNotFound, VersionNotFound, Conflict (with the current state)."""
+        ...
+
+    def rollback(self, model: str, alias: str) -> Alias:
+        """Undo the last move of an alias that was not undone. Raises ModelNotFound, VersionNotFound, Conflict."""
+        ...
+
+    def remove(self, model: str, number: int) -> set[Digest]:
+        """Remove a version, or the model (0); return the blobs that no version needs any more. Raises Conflict."""
+        ...
+
+
+class Inspector(Protocol):
+    """Looks into a version's files before they are accepted, where they can do no harm."""
+
+    async def inspect(self, files: Sequence[FileEntry], copy: Callable[[Digest, Path], None]) -> Config:
+        """Return the format and signature. ``copy`` fetches one file. Raises ModelInvalid, UnsupportedMedia."""
         ...
