@@ -97,37 +97,40 @@ def _read(key: Key, given: Given, host: Host) -> Any:
 
 
 def _unknown(key: Key, given: Given) -> BadValue:
-    section = next((key[:length] for length in range(1, len(key)) if not is_section(key[:length])), None)
-    if section and lookup(section):
-        return BadValue(f"{show_key(section)} is one value, not a table", f"set {show_key(section)} = ...")
-    if section:
-        meant = values.suggest(section[-1], [table[-1] for table in SECTIONS if table[:-1] == section[:-1]])
-        return BadValue(
-            f"there is no table [{show_key(section)}]", f"did you mean [{meant}]?" if meant else _sections()
-        )
-    if is_section(key):
+    strange = next((key[:length] for length in range(1, len(key) + 1) if not is_section(key[:length])), None)
+    if strange is None:
         found = "several" if isinstance(given.value, list) else "a single value"
         return BadValue(
             f"{show_key(key)} is one table, found {found}", f"write [{show_key(key)}] once, its settings below"
         )
-    siblings = [name[-1] for name in SETTINGS if name[:-1] == general(key)[:-1]]
-    meant = values.suggest(key[-1], siblings)
+    if lookup(strange):
+        return BadValue(f"{show_key(strange)} is one value, not a table", f"set {show_key(strange)} = ...")
+    if strange != key or given.value == {}:
+        meant = values.suggest(strange[-1], [table[-1] for table in SECTIONS if table[:-1] == strange[:-1]])
+        return BadValue(
+            f"there is no table [{show_key(strange)}]", f"did you mean [{meant}]?" if meant else _inside(strange[:-1])
+        )
+    meant = values.suggest(key[-1], _names(key[:-1]))
     if meant:
         return BadValue("there is no such setting", f"did you mean {show_key((*key[:-1], meant))}?")
     elsewhere = [show_key(name) for name in SETTINGS if name[-1] == key[-1] and ANY not in name]
-    if elsewhere:
-        return BadValue("there is no such setting", f"did you mean {' or '.join(elsewhere)}?")
-    known = f"{show_key(key[:-1])} has {', '.join(siblings)}" if len(key) > 1 else _sections()
-    return BadValue("there is no such setting", known)
+    meant = " or ".join(elsewhere)
+    return BadValue("there is no such setting", f"did you mean {meant}?" if meant else _inside(key[:-1]))
+
+
+def _names(table: Key) -> list[str]:
+    return [key[-1] for key in SETTINGS if key[:-1] == general(table)]
+
+
+def _inside(table: Key) -> str:
+    if table:
+        return f"[{show_key(table)}] has {', '.join(_names(table))}"
+    return "there are " + ", ".join(dict.fromkeys(f"[{key[0]}]" for key in SETTINGS if len(key) > 1))
 
 
 def _origin(origins: Mapping[Key, Origin], key: Key) -> Origin:
     """Return where ``key`` was set; for a table, where anything in it was."""
     return next((origin for set_key, origin in origins.items() if set_key[: len(key)] == key), Origin())
-
-
-def _sections() -> str:
-    return "there are " + ", ".join(dict.fromkeys(f"[{key[0]}]" for key in SETTINGS if len(key) > 1))
 
 
 def _fill(found: dict[Key, Any], origins: dict[Key, Origin], host: Host) -> Iterator[Problem]:

@@ -30,6 +30,8 @@ _SHOW: Final[dict[str, Callable[[Any], str]]] = {
 
 def read(form: Form, value: Any, host: Host, *, text: bool) -> Any:
     """Return ``value`` as ``form`` wants it; ``text``: it is a word of the shell. Raises BadValue."""
+    if isinstance(value, int) and abs(value) >= 2**63:
+        raise BadValue("the number is beyond 64 bits", "write a smaller one")
     if form.item is not None:
         return _read_list(form.item, value, host, text=text)
     if form.choices:
@@ -59,7 +61,11 @@ def suggest(word: str, known: list[str]) -> str:
 
 def quoted(value: Any) -> str:
     """Return ``value`` for a message: bounded, and with nothing in it that a terminal would obey."""
-    return repr(value) if len(repr(value)) <= 60 else repr(value)[:57] + "..."
+    try:
+        shown = repr(value)
+    except ValueError:  # Python does not write out numbers of thousands of digits
+        return "a huge number"
+    return shown if len(shown) <= 60 else shown[:57] + "..."
 
 
 def _read_list(item: Form, value: Any, host: Host, *, text: bool) -> tuple[Any, ...]:
