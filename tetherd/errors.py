@@ -116,12 +116,25 @@ class OffsetConflict(Conflict):
     code = "UPLOAD_OFFSET"
 
 
+class InUse(Conflict):
+    """Another process holds what this one needs alone: a state directory, an address."""
+
+    code = "IN_USE"
+
+
 class TooLarge(TetherError):
     """A body, file or tensor beyond the configured bound."""
 
     code = "TOO_LARGE"
     status = 413
     exit_code = 2
+
+
+class HeadersTooLarge(TooLarge):
+    """More headers, or longer ones, than a request may have."""
+
+    code = "HEADERS_TOO_LARGE"
+    status = 431
 
 
 class UnsupportedMedia(TetherError):

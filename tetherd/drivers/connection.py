@@ -1,0 +1,247 @@
+"""One HTTP connection: uvicorn's httptools protocol, with the bounds and time limits that it lacks.
+
+Nothing here starts a timer per request: connections note when they last changed, and the server sweeps over all of
+them once a second.
+"""
+
+import asyncio
+from enum import Enum
+from typing import Any, Final, Protocol
+
+import httptools
+from uvicorn._types import ASGI3Application
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.server import ServerState
+
+from tetherd.config.schema import Gateway
+from tetherd.errors import HeadersTooLarge, InvalidInput, MethodNotAllowed, RequestTimeout, TetherError, Unavailable
+from tetherd.types import Seconds
+from tetherd.wire import problem
+
+MAX_HEAD: Final = 64 * 1024
+MAX_HEADERS: Final = 128
+LINGER: Final[Seconds] = 2.0
+"""How long the rest of a refused request is read and dropped, so that the client gets to read why."""
+
+_MIN_RATE: Final = 64
+"""Bytes a second below which a body counts as stalled."""
+
+_FREE_PIECES: Final = 1024
+_PIECE: Final = 64
+"""A body in more pieces than the first, averaging less than the second in bytes, is refused: each costs a call."""
+
+
+class Reading(Enum):
+    """What of a request is being read."""
+
+    NOTHING = 0
+    HEAD = 1
+    BODY = 2
+    LEFTOVERS = 3  # of a connection that was refused: read, dropped, then closed
+
+
+class Listener(Protocol):
+    """What a connection shares with the others of its server. ``now`` is at most a second old."""
+
+    config: Config
+    state: ServerState
+    settings: Gateway
+    now: Seconds
+
+    def left(self) -> None:
+        """Called when a connection is gone."""
+
+
+class Connection(HttpToolsProtocol):
+    """A client's connection. ``marks`` is what the application finds in ``scope["state"]``.
+
+    An application that wants to be told when the client goes away before it is answered puts a callable in
+    ``scope["state"]["abandon"]``.
+    """
+
+    def __init__(self, listener: Listener, marks: dict[str, Any]) -> None:
+        super().__init__(listener.config, listener.state, marks, asyncio.get_running_loop())
+        self.access_log = False
+        self.listener = listener
+        self.reading = Reading.NOTHING
+        self.since = listener.now  # when what is being read began, or the last answer was given
+        self.received = 0  # bytes in this phase
+        self.pieces = 0
+        self.running: RequestResponseCycle | None = None
+        self.stalled_at: Seconds | None = None
+
+    # --- the connection --------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Take the connection in, or refuse it when there are too many."""
+        full = len(self.connections) >= self.listener.settings.max_connections
+        super().connection_made(transport)
+        if full:
+            self.refuse(Unavailable("too many connections", fix="try again later, and reuse connections"))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell the application, whose work nobody waits for any more."""
+        super().connection_lost(exc)
+        running = self.running
+        if running is not None and not running.response_complete:
+            running.disconnected = True
+            running.message_event.set()
+            abandon = running.scope["state"].get("abandon")
+            if abandon is not None:
+                abandon()
+        self.pipeline.clear()
+        self.listener.left()
+
+    def pause_writing(self) -> None:
+        """Note since when the client does not read."""
+        super().pause_writing()
+        self.stalled_at = self.listener.now
+
+    def resume_writing(self) -> None:
+        """Forget it: the client reads again."""
+        super().resume_writing()
+        self.stalled_at = None
+
+    # --- reading ---------------------------------------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        """Feed the parser; answer what it refuses with the error document that every other error has."""
+        if self.reading is Reading.LEFTOVERS:
+            return
+        if self.reading is Reading.HEAD:
+            self.received += len(data)
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            pass  # upgrades are not spoken here: the request is answered as it stands
+        except httptools.HttpParserInvalidMethodError:
+            self.refuse(MethodNotAllowed("the request's method is not one of HTTP's"))
+        except httptools.HttpParserCallbackError as error:
+            cause = error.__context__
+            self.refuse(cause if isinstance(cause, TetherError) else InvalidInput("the request line is malformed"))
+        except httptools.HttpParserError as error:
+            self.refuse(InvalidInput(f"the request is not HTTP/1.1: {str(error)[:200]}"))
+        else:
+            if self.reading is Reading.HEAD and self.received > MAX_HEAD:
+                self.refuse(_too_large())
+
+    def eof_received(self) -> None:
+        """Let the transport close: a client that shuts its side has gone away."""
+
+    def on_message_begin(self) -> None:
+        """Start the clock of the headers."""
+        super().on_message_begin()
+        self.reading = Reading.HEAD
+        self.since = self.listener.now
+        self.received = 0
+
+    def on_headers_complete(self) -> None:
+        """Check the head and hand the request to the application."""
+        if len(self.headers) > MAX_HEADERS or _size(self.url, self.headers) > MAX_HEAD:
+            raise _too_large()
+        if self.parser.get_method() in (b"TRACE", b"CONNECT"):
+            raise MethodNotAllowed("TRACE and CONNECT are not served")
+        if self.parser.get_http_version() not in ("1.1", "1.0"):
+            raise InvalidInput("the request is not HTTP/1.1")
+        super().on_headers_complete()
+        self.reading = Reading.BODY
+        self.since = self.listener.now
+        self.received = self.pieces = 0
+
+    def on_body(self, body: bytes) -> None:
+        """Pass a piece of the body on, unless they are absurdly small."""
+        self.received += len(body)
+        self.pieces += 1
+        if self.pieces > _FREE_PIECES and self.received < self.pieces * _PIECE:
+            raise InvalidInput(
+                f"the body comes in {self.pieces} pieces of {self.received // self.pieces} bytes",
+                fix="send larger chunks",
+            )
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """Note that the request has arrived in full."""
+        super().on_message_complete()
+        self.reading = Reading.NOTHING
+        self.since = self.listener.now
+
+    # --- answering -------------------------------------------------------------------------------------------------
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self.running = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def on_response_complete(self) -> None:
+        """Start the next request, or wait for one. No timer is set, unlike in the method this replaces."""
+        if self.transport.is_closing():
+            return
+        self.since = self.listener.now
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+
+    def refuse(self, error: TetherError) -> None:
+        """Answer with an error that the application never sees, and close once the client could read it."""
+        running = self.running
+        answering = running is not None and not running.response_complete
+        if answering and running is not None:
+            running.disconnected = True
+            running.message_event.set()
+        self.reading = Reading.LEFTOVERS
+        self.since = self.listener.now
+        self.pipeline.clear()
+        if self.transport.is_closing():
+            return
+        if answering and running is not None and running.response_started:
+            self.transport.abort()
+            return
+        body = problem.document(error)
+        lines = [STATUS_LINE[error.status], b"content-type: application/json\r\n"]
+        lines += [b"%s: %s\r\n" % header for header in self.server_state.default_headers]
+        lines += [b"content-length: %d\r\nconnection: close\r\n\r\n" % len(body), body]
+        self.transport.write(b"".join(lines))
+        self.transport.write_eof()
+
+    # --- time ------------------------------------------------------------------------------------------------------
+
+    def sweep(self) -> None:
+        """Close the connection if its client is too slow at what it is doing."""
+        settings, waited = self.listener.settings, self.listener.now - self.since
+        if self.stalled_at is not None and self.listener.now - self.stalled_at > settings.body_timeout:
+            self.transport.abort()
+        elif self.reading is Reading.LEFTOVERS:
+            if waited > LINGER:
+                self.transport.abort()
+        elif self.reading is Reading.HEAD:
+            if waited > settings.header_timeout:
+                self.refuse(RequestTimeout(f"the headers took longer than {settings.header_timeout:g} s"))
+        elif self.reading is Reading.BODY:
+            self._sweep_body(waited, settings)
+        elif waited > settings.idle_timeout and (self.running is None or self.running.response_complete):
+            self._close_idle()
+
+    def _sweep_body(self, waited: Seconds, settings: Gateway) -> None:
+        if self.running is not None and self.running.response_complete:
+            if waited > settings.header_timeout:  # it was answered, and goes on sending
+                self.transport.abort()
+        elif self.flow.read_paused:
+            self.since, self.received, self.pieces = self.listener.now, 0, 0
+        elif waited > settings.body_timeout:
+            if self.received < _MIN_RATE * waited:
+                self.refuse(RequestTimeout(f"the body stalled for {settings.body_timeout:g} s"))
+            self.since, self.received, self.pieces = self.listener.now, 0, 0
+
+    def _close_idle(self) -> None:
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()  # an answer that is never read
+        else:
+            self.transport.close()
+
+
+def _size(url: bytes, headers: list[tuple[bytes, bytes]]) -> int:
+    return len(url) + sum([len(name) + len(value) for name, value in headers])
+
+
+def _too_large() -> HeadersTooLarge:
+    return HeadersTooLarge(f"the request has more than {MAX_HEADERS} headers or {MAX_HEAD} bytes of them")
