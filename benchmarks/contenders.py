@@ -81,7 +81,7 @@ def open_inference(work: Workload, payload: str, port: int) -> Requests:
     return Requests(port, path, headers, [start + row.tobytes() for row in work.rows], _read_v2)
 
 
-def natural(work: Workload, payload: str, port: int, path: str) -> Requests:
+def natural(work: Workload, payload: str, port: int, path: str = "/") -> Requests:
     """Return requests as a hand-written server takes them: ``{"data": [...]}``, or nothing but the floats."""
     if payload == "json":
         bodies = [_dump({"data": row.ravel()}) for row in work.rows]

@@ -90,7 +90,10 @@ def server() -> Iterator[Server]:
     try:
         yield it
     finally:
+        # A second Ctrl-C must not leave half a server behind; stopping takes GRACE at most.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
         it.stop()
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _table() -> Iterator[tuple[int, list[str]]]:

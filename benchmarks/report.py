@@ -53,6 +53,16 @@ class Limit:
 
 
 @dataclass(frozen=True)
+class Size:
+    """Bytes of one request's body, in the Open Inference Protocol and in a hand-written server's own shape."""
+
+    model: str
+    payload: str
+    protocol: int
+    natural: int
+
+
+@dataclass(frozen=True)
 class Figure:
     """One promise: what it is, the bound, whether the bound is a floor, and what was measured (nan: was not)."""
 
@@ -154,19 +164,8 @@ def cells(records: Sequence[Record], limits: Sequence[Limit]) -> str:
 
 def beginnings(starts: Sequence[Start]) -> str:
     """Return the table of starts: medians over rounds."""
-    rows = [
-        [
-            "model",
-            "server",
-            "ready s",
-            "first answer s",
-            "PSS MB",
-            "RSS MB",
-            "PSS MB after load",
-            "processes",
-            "idle CPU %",
-        ]
-    ]
+    rows = [["model", "server", "ready s", "first answer s", "PSS MB", "RSS MB", "PSS MB after load"]]
+    rows[0] += ["processes", "idle CPU %"]
     for model, name in dict.fromkeys((item.model, item.contender) for item in starts):
         mine = [item for item in starts if (item.model, item.contender) == (model, name)]
         digits = {"ready": 2, "first": 2, "pss": 0, "rss": 0, "pss_after": 0, "processes": 0, "idle": 1}

@@ -52,6 +52,7 @@ class Findings:
     records: list[report.Record] = field(default_factory=list)
     starts: list[report.Start] = field(default_factory=list)
     limits: list[report.Limit] = field(default_factory=list)
+    sizes: list[report.Size] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
 
 
@@ -59,6 +60,10 @@ def run(plan: Plan, who: Sequence[Contender], folder: Path) -> Findings:
     """Measure ``who`` by ``plan`` with scratch files in ``folder``. A server that fails is noted and passed over."""
     works = {name: build(name, folder / "models") for name in plan.cells}
     found = Findings()
+    for work in works.values():
+        for payload in ("json", "binary"):
+            both = [style(work, payload, 0).bodies[0] for style in (contenders.open_inference, contenders.natural)]
+            found.sizes.append(report.Size(work.name, payload, *map(len, both)))
     if any(one.health for one in who):
         try:
             tether.prepare(folder, free_port(), works.values(), folder / "tether.log")
@@ -91,6 +96,9 @@ def show(found: Findings) -> list[report.Figure]:
         both = [[item for item in found.limits if (item.model, item.batch) == (model, batch)] for batch in (1, 32)]
         rows.append([model, *(f"{report.middle(items, 'rate'):.0f}" for items in both)])
     print(report.table(rows))
+    print("\nBytes of one request: Tether is asked in the Open Inference Protocol, the peers in their own shape\n")
+    sizes = [[item.model, item.payload, str(item.protocol), str(item.natural)] for item in found.sizes]
+    print(report.table([["model", "payload", "tether", "peers"], *sizes]))
     print("\nServing: medians over rounds; ratios within each round, against mosec's better mode\n")
     print(report.cells(found.records, found.limits))
     print("\nStart and rest\n")
@@ -115,6 +123,7 @@ def save(found: Findings, figures: Sequence[report.Figure], folder: Path) -> Pat
         "figures": [{**asdict(item), "verdict": item.verdict()} for item in figures],
         "records": [asdict(item) for item in found.records],
         "starts": [asdict(item) for item in found.starts],
+        "sizes": [asdict(item) for item in found.sizes],
         "limits": [asdict(item) for item in found.limits],
         "failures": found.failures,
     }

@@ -99,7 +99,6 @@ def _daemon(run: Server, place: Path, name: str, config: dict[str, dict[str, Any
     # JSON writes strings, numbers, booleans and flat lists the way TOML does.
     lines = [[f"[{title}]"] + [f"{k} = {json.dumps(v)}" for k, v in body.items()] for title, body in sections.items()]
     file.write_text("\n".join(line for section in lines for line in section) + "\n")
-    env = {
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH")]))
-    }
+    search = [str(Path(__file__).parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    env = {"PYTHONPATH": os.pathsep.join(search)}
     run.start([sys.executable, "-m", "tetherd", "run", "--config", str(file)], place / "tether.log", env)
