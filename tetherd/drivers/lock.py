@@ -13,13 +13,12 @@ NAME = "tetherd.lock"
 
 @contextmanager
 def hold(directory: Path) -> Iterator[None]:
-    """Create ``directory`` if need be and hold it while the context lasts.
+    """Hold ``directory`` while the context lasts.
 
     Raises InUse (which names the process that holds it) and StorageFailed.
     """
     path = directory / NAME
     try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
         raise StorageFailed(
