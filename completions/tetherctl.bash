@@ -1,0 +1,89 @@
+# bash completion for tetherctl; made by `tetherctl completion`; do not edit
+
+_tetherctl_words() {
+    local IFS=$' \t\n'
+    mapfile -t COMPREPLY < <(compgen -W "$1" -- "${COMP_WORDS[COMP_CWORD]}")
+}
+
+_tetherctl_models() {
+    _tetherctl_words "$("${COMP_WORDS[0]}" __complete models "${COMP_WORDS[COMP_CWORD]}" 2>/dev/null)"
+}
+
+_tetherctl() {
+    local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]} path="" word words="" i skip=""
+    COMPREPLY=()
+    for ((i = 1; i < COMP_CWORD; i++)); do
+        word=${COMP_WORDS[i]}
+        if [[ $skip ]]; then
+            skip=""
+            continue
+        fi
+        case $word in
+        --endpoint|-o|--output|--color|--timeout|--progress|-i|--input|--concurrency|--deadline|--name|--alias|-d|--directory|--to) skip=1 ;;
+        -*) ;;
+        *)
+            case $path in
+            "") path=$word ;;
+            models|config) path="$path $word" ;;
+            esac
+            ;;
+        esac
+    done
+    case $prev in
+        -o|--output) _tetherctl_words "table json ndjson name"; return ;;
+        --color) _tetherctl_words "auto always never"; return ;;
+        --progress) _tetherctl_words "auto bar plain json none"; return ;;
+        -i|--input|-d|--directory) compopt -o default; return ;;
+    esac
+    [[ $skip ]] && return
+    if [[ $cur == -* ]]; then
+        case $path in
+            "infer") words="-i --input --batch --concurrency --keep-going --deadline --raw -h --help" ;;
+            "models ls") words="-h --help" ;;
+            "models show") words="-h --help" ;;
+            "models push") words="--name --alias -h --help" ;;
+            "models pull") words="-d --directory -h --help" ;;
+            "models versions") words="-h --help" ;;
+            "models promote") words="--to -h --help" ;;
+            "models rollback") words="--alias -h --help" ;;
+            "models load") words="-h --help" ;;
+            "models unload") words="-h --help" ;;
+            "models rm") words="-y --yes -h --help" ;;
+            "status") words="-h --help" ;;
+            "config show") words="-h --help" ;;
+            "config path") words="-h --help" ;;
+            "config validate") words="-h --help" ;;
+            "version") words="-h --help" ;;
+            "completion") words="-h --help" ;;
+            "help") words="-h --help" ;;
+        esac
+        _tetherctl_words "$words --endpoint -o --output -q --quiet -v --verbose --color --timeout --no-input --progress --json -V --version"
+        return
+    fi
+    case $path in
+        "") words="infer models status config version completion help" ;;
+        models) words="ls show push pull versions promote rollback load unload rm" ;;
+        config) words="show path validate" ;;
+        "infer") _tetherctl_models; return ;;
+        "models ls") words="" ;;
+        "models show") _tetherctl_models; return ;;
+        "models push") compopt -o default; return ;;
+        "models pull") _tetherctl_models; return ;;
+        "models versions") _tetherctl_models; return ;;
+        "models promote") _tetherctl_models; return ;;
+        "models rollback") _tetherctl_models; return ;;
+        "models load") _tetherctl_models; return ;;
+        "models unload") _tetherctl_models; return ;;
+        "models rm") _tetherctl_models; return ;;
+        "status") words="" ;;
+        "config show") words="" ;;
+        "config path") words="" ;;
+        "config validate") compopt -o default; return ;;
+        "version") words="" ;;
+        "completion") words="bash zsh fish" ;;
+        "help") words="environment exit-codes output errors globals quickstart infer models status config version completion help" ;;
+    esac
+    _tetherctl_words "$words"
+}
+
+complete -F _tetherctl tetherctl
