@@ -72,6 +72,14 @@ def encode_config(config: Config) -> bytes:
     return _canonical(config)
 
 
+def decode_config(data: Buffer) -> Config:
+    """Return what the config blob holds. Raises ModelInvalid."""
+    try:
+        return msgspec.json.decode(data, type=Config)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ModelInvalid(f"the model's description is malformed: {error}", fix="push the model again") from error
+
+
 def build(files: Iterable[FileEntry], config: bytes) -> bytes:
     """Return the manifest of these files and this config blob; the order of ``files`` does not matter.
 

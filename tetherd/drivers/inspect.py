@@ -1,0 +1,116 @@
+"""Has each pushed model looked into by a child process, so that a hostile one can hurt only that.
+
+This process must never parse a model or import an engine.
+"""
+
+import asyncio
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from tetherd.errors import Failure, ModelInvalid, revive
+from tetherd.types import Digest, Seconds
+from tetherd.wire.manifest import Config, model_file
+from tetherd.wire.messages import FileEntry
+
+MAX_MODEL: Final = (2 << 30) - 1  # the limit of its encoding; larger weights lie in files beside the model
+MAX_ANSWER: Final = 16 << 20
+
+_PACKAGES: Final = Path(__file__).parents[2]
+_GRACE: Final[Seconds] = 5
+
+
+class ChildInspector:
+    """Implements ports.Inspector in directories below ``scratch``, which is emptied first.
+
+    One inspection may take ``timeout`` seconds and ``memory`` bytes plus three times the size of the files;
+    ``parallel`` of them run at once, the others wait.
+    """
+
+    def __init__(self, scratch: Path, *, timeout: Seconds = 60, memory: int = 4 << 30, parallel: int = 2) -> None:
+        self._scratch = scratch
+        self._timeout = timeout
+        self._memory = memory
+        self._turn = asyncio.Semaphore(parallel)
+        shutil.rmtree(scratch, ignore_errors=True)  # what a killed process left behind
+        scratch.mkdir(mode=0o700, parents=True)
+
+    async def inspect(self, files: Sequence[FileEntry], copy: Callable[[Digest, Path], None]) -> Config:
+        """Return the format and signature of the model in ``files``; see ports.Inspector."""
+        name = model_file(file.path for file in files)
+        size = next(file.size for file in files if file.path == name)
+        if size > MAX_MODEL:
+            raise ModelInvalid(
+                f"{name!r} has {size:,} bytes, more than an ONNX file can hold",
+                fix="save the weights as external data beside the model",
+            )
+        async with self._turn:
+            directory = Path(tempfile.mkdtemp(dir=self._scratch))
+            try:
+                await asyncio.to_thread(_lay_out, directory, files, copy)
+                return await self._ask(directory, name, sum(file.size for file in files))
+            finally:
+                await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
+
+    async def _ask(self, directory: Path, name: str, size: int) -> Config:
+        child = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-P", "-s", "-B", "-m", "tetherd.drivers.onnx_inspect"),
+            *(name, str(self._memory + 3 * size), str(int(self._timeout + _GRACE))),
+            cwd=directory,
+            env={"PYTHONPATH": str(_PACKAGES), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        assert child.stdout is not None
+        try:
+            async with asyncio.timeout(self._timeout):
+                answer = await _read(child.stdout)
+                code = await child.wait()
+        except TimeoutError as error:
+            raise ModelInvalid(
+                f"the model did not load within {self._timeout:g} s", fix="push a smaller or simpler model"
+            ) from error
+        finally:
+            if child.returncode is None:
+                child.kill()
+                await child.wait()
+        return _verdict(answer, code)
+
+
+def _lay_out(directory: Path, files: Sequence[FileEntry], copy: Callable[[Digest, Path], None]) -> None:
+    """Write the files under their own names: copies, because a link to a blob would let a model reach the store."""
+    for file in files:
+        target = directory / file.path
+        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        copy(file.digest, target)
+
+
+async def _read(stream: asyncio.StreamReader) -> bytes:
+    """Return all of a stream, or as much of it as an answer may have."""
+    parts = bytearray()
+    while len(parts) <= MAX_ANSWER and (part := await stream.read(1 << 16)):
+        parts += part
+    return bytes(parts)
+
+
+def _verdict(answer: bytes, code: int) -> Config:
+    if code < 0:
+        reason = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
+        raise ModelInvalid(f"loading the model crashed ({reason})", fix="export the model again, or report this")
+    try:
+        if code == 0:
+            return msgspec.json.decode(answer, type=Config)
+        failure = msgspec.json.decode(answer, type=Failure)
+    except msgspec.DecodeError as error:
+        raise ModelInvalid(
+            "loading the model ended without an answer", fix="export the model again, or report this"
+        ) from error
+    raise revive(failure)
