@@ -92,12 +92,13 @@ def test_validate_prints_every_problem(place: Path, capsys: pytest.CaptureFixtur
     path.write_text('[gateway]\nlisen = 1\nlisten = "0.0.0.0:3000"\n[drain]\ndeadline = 5\n')
     assert main(["validate", "--config", str(path)]) == 78
     out, err = capsys.readouterr()
+    public = "'0.0.0.0' is not a loopback address: TLS and keys do not exist yet, "
+    public += "so anyone who reaches this port could use it"
     assert out == ""
     assert err.splitlines() == [
         f"tetherd: {path}:2:1: gateway.lisen: there is no such setting",
         "  fix: did you mean gateway.listen?",
-        f"tetherd: {path}:3:1: gateway.listen: '0.0.0.0' is not a loopback address: "
-        "TLS and keys do not exist yet, so anyone who reaches this port could use it",
+        f"tetherd: {path}:3:1: gateway.listen: {public}",
         '  fix: use "127.0.0.1:3000"',
         f"tetherd: {path}:5:1: drain.deadline: '5' has no unit",
         '  fix: write a duration with its unit, like "5s"',
@@ -151,9 +152,7 @@ def test_a_reader_that_had_enough_is_no_error(place: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_the_first_signal_stops_gracefully(number: signal.Signals, place: Path) -> None:
-    with daemon(
-        "await asyncio.sleep(0.2); Path('drained').touch()".replace("'drained'", repr(str(place / "d")))
-    ) as one:
+    with daemon(f"await asyncio.sleep(0.2); Path({str(place / 'd')!r}).touch()") as one:
         ready = until(one, "ready")
         assert ready["roles"] == ["gateway", "orchestrator", "worker", "manager"]
         one.send_signal(number)
@@ -173,9 +172,7 @@ def test_the_second_signal_ends_it_at_once(drain: str, place: Path) -> None:
         one.terminate()
         assert one.wait(10) == 4
         assert one.stderr
-        assert (
-            one.stderr.read() == "tetherd: a second signal (SIGTERM): stopped by force, requests in flight are lost\n"
-        )
+        assert one.stderr.read().startswith("tetherd: a second signal (SIGTERM): stopped by force")
 
 
 def test_one_state_directory_has_one_daemon(place: Path) -> None:
