@@ -6,6 +6,7 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 
 from tetherd.types import Buffer, Digest, Seconds, Signature, Tensor
 from tetherd.wire.manifest import Config
+from tetherd.wire.assignments import Assignment, Event
 from tetherd.wire.messages import Alias, BlobState, Catalog, FileEntry, Request, Version
 
 R = TypeVar("R")
@@ -62,13 +63,19 @@ class Clock(Protocol):
 
 
 class Engine(Protocol):
-    """One loaded model version, able to execute batches; not thread-safe."""
+    """One loaded model version. ``execute`` is for one thread at a time, ``watch`` may be called from another."""
 
-    @property
-    def signature(self) -> Signature: ...
+    signature: Signature
 
-    def execute(self, inputs: list[Tensor], budget: Seconds) -> list[Tensor]:
-        """Return the outputs in signature order. Raises InvalidInput, ExecutionFailed, DeadlineExceeded."""
+    def execute(self, inputs: list[Tensor], budget: Seconds) -> tuple[list[Tensor], tuple[int, int, int]]:
+        """Return the outputs in signature order, and nanoseconds spent on input, inference and output.
+
+        Raises InvalidInput, ExecutionFailed, DeadlineExceeded.
+        """
+        ...
+
+    def watch(self, now: Seconds) -> Seconds:
+        """End an execution that is over its budget; return by how many seconds it is (0 = it is not)."""
         ...
 
 
@@ -147,4 +154,33 @@ class Inspector(Protocol):
 
     async def inspect(self, files: Sequence[FileEntry], copy: Callable[[Digest, Path], None]) -> Config:
         """Return the format and signature. ``copy`` fetches one file. Raises ModelInvalid, UnsupportedMedia."""
+        ...
+
+
+class Runner(Protocol):
+    """A runner as its worker holds it: started ahead, then assigned once, ended once."""
+
+    @property
+    def pid(self) -> int:
+        """Return its process, for people who look for it."""
+        ...
+
+    async def assign(self, assignment: Assignment) -> None:
+        """Say what it is to be. Raises Unavailable when it is dead."""
+        ...
+
+    async def event(self) -> Event | None:
+        """Wait for the next event; None when it has ended."""
+        ...
+
+    async def stop(self, patience: Seconds) -> None:
+        """Let it deliver what it executes, then end it: by force after ``patience``. 0 = at once."""
+        ...
+
+
+class Launcher(Protocol):
+    """Starts runners."""
+
+    async def launch(self) -> Runner:
+        """Return a runner that waits for its assignment. Raises Unavailable when none can be started."""
         ...

@@ -1,7 +1,7 @@
 """Vocabulary: the values every layer speaks of. Frozen, and without behaviour beyond their own parsing."""
 
 import re
-from typing import Any, Final, Literal, NewType, TypeAlias
+from typing import Final, Literal, NewType, TypeAlias
 
 import msgspec
 
@@ -78,17 +78,32 @@ class Signature(msgspec.Struct, frozen=True, omit_defaults=True):
     labels: tuple[str, ...] = ()
 
 
-class Tensor(msgspec.Struct, array_like=True):
+class Tensor:
     """One tensor in flight: ``data`` holds little-endian, row-major elements.
 
     A BYTES element is a 32-bit length and that many bytes, as the Open Inference Protocol writes it, so that a
-    tensor passes from socket to runner without being encoded again.
+    tensor passes from socket to runner without being encoded again. A plain class and no Struct, so that the frame
+    codec is asked about it and can keep ``data`` out of the header.
     """
 
-    name: str
-    datatype: str
-    shape: tuple[int, ...]
-    data: Any  # Buffer; typed loosely because msgspec would copy it inline (see wire.frames)
+    __slots__ = ("data", "datatype", "name", "shape")
+
+    def __init__(self, name: str, datatype: str, shape: tuple[int, ...], data: Buffer) -> None:
+        self.name = name
+        self.datatype = datatype
+        self.shape = shape
+        self.data = data
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Tensor):
+            return NotImplemented
+        mine, theirs = (self.name, self.datatype, self.shape), (other.name, other.datatype, other.shape)
+        return mine == theirs and bytes(self.data) == bytes(other.data)
+
+    __hash__ = None  # type: ignore[assignment]  # its data may be a mutable buffer
+
+    def __repr__(self) -> str:
+        return f"Tensor({self.name!r}, {self.datatype!r}, {self.shape!r}, {len(self.data)} bytes)"
 
 
 class Reference(msgspec.Struct, frozen=True):

@@ -92,7 +92,8 @@ class Batch(Message):
 class Take(Request[Batch]):
     """A runner's standing offer to execute a batch of a version, parked until there is work.
 
-    ``finished`` is the result of the batch this slot was handed before.
+    ``finished`` is the result of the batch this slot was handed before. ``last``: it is all the runner has to say, the
+    answer is an empty batch at once.
     """
 
     METHOD = "take"
@@ -104,6 +105,7 @@ class Take(Request[Batch]):
     version: Digest
     max_rows: int
     finished: Finished | None = None
+    last: bool = False
 
 
 # --- placement: worker to orchestrator -------------------------------------------------------------------------------
@@ -192,14 +194,19 @@ class Ensure(Request[Done]):
 
 
 class Release(Request[Done]):
-    """Unload every version of a model and refuse work for it until it is loaded again; answered when it is gone."""
+    """Unload a version (``number``) or all of a model (0); answered when its runners are gone.
+
+    ``refuse``: take no more work for the model until it is loaded again.
+    """
 
     METHOD = "model.unload"
     REPLY = Done
     model: str
+    number: int = 0
+    refuse: bool = True
 
 
-class Durations(Message, frozen=True):
+class Durations(msgspec.Struct, frozen=True, array_like=True):
     """How often something happened and how long it took in all."""
 
     count: int = 0

@@ -1,0 +1,271 @@
+"""The one place that touches nng: makes every socket, and carries completions from nng's threads to the event loop.
+
+Works on contexts with asynchronous operations of its own instead of pynng's: those take a task and a wake-up of the
+loop for each message, these one wake-up for all messages that arrived meanwhile. NNG is not fork-safe: processes are
+started by ``subprocess``, never by ``fork``.
+"""
+
+import asyncio
+import contextlib
+import os
+import stat
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import pynng
+from pynng import ffi, lib
+
+from tetherd.errors import BadConfig, Internal, TooLarge, Unavailable
+from tetherd.types import Buffer, Seconds
+
+CLOSED: Final = lib.NNG_ECLOSED
+CANCELED: Final = lib.NNG_ECANCELED
+TIMED_OUT: Final = lib.NNG_ETIMEDOUT
+RESET: Final = lib.NNG_ECONNRESET
+
+_RECONNECT_MS: Final = (100, 2_000)
+_IPC_PATH_MAX: Final = 107
+# REQ/REP puts up to this many bytes before the body, and they count against recv_max_size.
+_PROTOCOL_HEADER: Final = 64
+
+
+def open_rep(max_message: int) -> Any:
+    """Return a REP socket whose receive size is bounded."""
+    return _bounded(pynng.Rep0(), max_message)
+
+
+def open_req(max_message: int) -> Any:
+    """Return a REQ socket that reports a lost connection instead of sending the request a second time."""
+    socket = _bounded(pynng.Req0(resend_time=-1), max_message)
+    socket.reconnect_time_min, socket.reconnect_time_max = _RECONNECT_MS
+    return socket
+
+
+def _bounded(socket: Any, max_message: int) -> Any:
+    # Unset, the size is unlimited and a length near 2^64 corrupts the heap; pynng swallows errors of the setter.
+    wanted = max_message + _PROTOCOL_HEADER
+    socket.recv_max_size = wanted
+    if socket.recv_max_size != wanted:
+        socket.close()
+        raise Internal("nng did not take the limit on message size")
+    return socket
+
+
+def listen(socket: Any, address: str) -> None:
+    """Listen on ``address``. Raises BadConfig where nng would delete a file or the address is taken."""
+    if address.startswith("ipc://"):
+        _check_ipc_path(Path(address.removeprefix("ipc://")))
+    try:
+        # umask would be process-wide: the directory (0700) is what keeps others out.
+        socket.listen(address)
+    except pynng.exceptions.AddressInUse:
+        raise BadConfig(f"{address} is in use by another process", fix="stop it, or set rpc.listen") from None
+    except pynng.exceptions.NNGException as error:
+        raise BadConfig(f"cannot listen on {address}: {error}", fix="set rpc.listen to a free address") from None
+
+
+def _check_ipc_path(path: Path) -> None:
+    if len(os.fsencode(path)) > _IPC_PATH_MAX:
+        raise BadConfig(
+            f"the socket path {path} is longer than {_IPC_PATH_MAX} bytes", fix="set node.runtime_dir to a shorter path"
+        )
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(found.st_mode) or found.st_uid != os.geteuid():
+        raise BadConfig(
+            f"{path} exists and is not a socket of this user; listening there would delete it",
+            fix="move the file away, or set rpc.listen",
+        )
+
+
+def dial(socket: Any, address: str) -> None:
+    """Connect in the background, and again whenever the connection is lost."""
+    try:
+        socket.dial(address, block=False)
+    except pynng.exceptions.NNGException as error:
+        fix = "addresses look like ipc:///path or tcp://127.0.0.1:7443"
+        raise BadConfig(f"cannot dial {address}: {error}", fix=fix) from None
+
+
+def pack(buffers: Iterable[Buffer], limit: int) -> Any:
+    """Return an nng message that holds the buffers one after the other. Raises TooLarge before anything is sent."""
+    parts = [memoryview(buffer).cast("B") for buffer in buffers]
+    size = sum(len(part) for part in parts)
+    if size > limit:
+        # The receiver would drop the connection without a word.
+        raise TooLarge(
+            f"a message of {size} bytes exceeds rpc.max_message ({limit} bytes)", fix="raise rpc.max_message"
+        )
+    pointer = ffi.new("nng_msg **")
+    if lib.nng_msg_alloc(pointer, size):
+        raise Unavailable(f"no memory for a message of {size} bytes")
+    body = ffi.buffer(lib.nng_msg_body(pointer[0]), size)
+    at = 0
+    for part in parts:
+        body[at : at + len(part)] = part
+        at += len(part)
+    return pointer[0]
+
+
+def unpack(message: Any) -> tuple[bytes, int]:
+    """Return a received message's bytes and its pipe's id, and free it."""
+    data = bytes(ffi.buffer(lib.nng_msg_body(message), lib.nng_msg_len(message)))
+    pipe = lib.nng_pipe_id(lib.nng_msg_get_pipe(message))
+    lib.nng_msg_free(message)
+    return data, pipe
+
+
+def _open_context(socket: Any) -> Any:
+    # Not pynng's Context: its finalizer raises when the socket was closed first.
+    pointer = ffi.new("nng_ctx *")
+    if lib.nng_ctx_open(pointer, socket.socket):
+        raise Unavailable("nng has no memory for another context")
+    return pointer[0]
+
+
+def _complete(handle: Any) -> None:
+    # Runs on a thread of nng with the interpreter lock held. An exception here would only be printed.
+    operation = ffi.from_handle(handle)
+    operation.completions.put(operation)
+
+
+_completed: Final = ffi.callback("void(void *)", _complete)
+
+
+class Completions:
+    """Hands finished operations to the event loop, waking it once for all that finished meanwhile."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._finished: deque[Operation] = deque()
+        self._scheduled = False
+
+    def put(self, operation: "Operation") -> None:
+        """Called on nng's threads."""
+        self._finished.append(operation)
+        if not self._scheduled:
+            self._scheduled = True
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                self._loop.call_soon_threadsafe(self._drain)
+
+    def _drain(self) -> None:
+        # Cleared first: what arrives from here on schedules a drain of its own.
+        self._scheduled = False
+        while self._finished:
+            operation = self._finished.popleft()
+            operation.then(lib.nng_aio_result(operation.aio))
+
+
+class Operation:
+    """One context and its two asynchronous operations: one receive at a time, one send at a time.
+
+    ``then`` is called on the event loop with nng's result code when a receive finished. Sends call nobody: they finish
+    at once unless the connection is busy, and asking afterwards (``sending``) is cheaper than being told.
+    """
+
+    __slots__ = ("_handle", "_outbound", "aio", "completions", "context", "then")
+
+    def __init__(self, socket: Any, completions: Completions, then: Callable[[int], None]) -> None:
+        self.context = _open_context(socket)
+        self.completions = completions
+        self.then = then
+        self._handle = ffi.new_handle(self)
+        self.aio = _allocate(_completed, self._handle)
+        self._outbound = _allocate(ffi.NULL, ffi.NULL)
+
+    def receive(self, timeout: Seconds | None = None) -> None:
+        """Start to receive. No time-out by default."""
+        lib.nng_aio_set_timeout(self.aio, -1 if timeout is None else max(1, int(timeout * 1000)))
+        lib.nng_ctx_recv(self.context, self.aio)
+
+    def received(self) -> tuple[bytes, int]:
+        """Return what a successful receive brought: bytes and pipe id."""
+        return unpack(lib.nng_aio_get_msg(self.aio))
+
+    def send(self, message: Any, timeout: Seconds) -> None:
+        """Start to send, waiting up to ``timeout`` for a connection with room. The message is nng's from here on."""
+        lib.nng_aio_set_timeout(self._outbound, max(1, int(timeout * 1000)))
+        lib.nng_aio_set_msg(self._outbound, message)
+        lib.nng_ctx_send(self.context, self._outbound)
+
+    def sending(self) -> bool:
+        """Whether the last send is still under way; frees its message when it failed."""
+        if lib.nng_aio_busy(self._outbound):
+            return True
+        if lib.nng_aio_result(self._outbound):
+            message = lib.nng_aio_get_msg(self._outbound)
+            if message != ffi.NULL:
+                lib.nng_aio_set_msg(self._outbound, ffi.NULL)
+                lib.nng_msg_free(message)
+        return False
+
+    def cancel(self) -> None:
+        """Ask for an early end of the receive; ``then`` is still called, with CANCELED."""
+        lib.nng_aio_cancel(self.aio)
+
+    def close(self) -> None:
+        """Free the context. Only once nothing is under way."""
+        lib.nng_ctx_close(self.context)
+        lib.nng_aio_free(self.aio)
+        lib.nng_aio_free(self._outbound)
+
+
+def _allocate(callback: Any, argument: Any) -> Any:
+    pointer = ffi.new("nng_aio **")
+    if lib.nng_aio_alloc(pointer, callback, argument):
+        raise Unavailable("nng has no memory for another operation")
+    return pointer[0]
+
+
+class BlockingContext:
+    """A context for a thread that has nothing else to do than wait."""
+
+    def __init__(self, socket: Any) -> None:
+        self._context = _open_context(socket)
+
+    def exchange(self, buffers: Iterable[Buffer], limit: int) -> bytes | int:
+        """Send a request and wait for its reply, for ever. Return nng's result code on failure."""
+        message = pack(buffers, limit)
+        result: int = lib.nng_ctx_sendmsg(self._context, message, 0)
+        if result:
+            lib.nng_msg_free(message)
+            return result
+        pointer = ffi.new("nng_msg **")
+        result = lib.nng_ctx_recvmsg(self._context, pointer, 0)
+        return result or unpack(pointer[0])[0]
+
+
+def close_pipe(socket: Any, pipe: int) -> None:
+    """Close one connection of the socket, if it is still there."""
+    for found in socket.pipes:
+        if found.id == pipe:
+            found.close()
+
+
+def watch_pipes(
+    socket: Any, loop: asyncio.AbstractEventLoop, gained: Callable[[int], None], lost: Callable[[int], None]
+) -> None:
+    """Have ``gained`` and ``lost`` called on the loop with the id of every connection that begins and ends."""
+
+    def tell(callback: Callable[[int], None]) -> Callable[[Any], None]:
+        def told(pipe: Any) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(callback, pipe.id)
+
+        return told
+
+    socket.add_post_pipe_connect_cb(tell(gained))
+    socket.add_post_pipe_remove_cb(tell(lost))
+
+
+@contextlib.contextmanager
+def closing(socket: Any) -> Iterator[Any]:
+    """Close the socket at the end; operations under way finish with CLOSED."""
+    try:
+        yield socket
+    finally:
+        socket.close()

@@ -1,0 +1,68 @@
+"""Runner processes: started by exec and never by fork, spoken to over their standard streams."""
+
+import asyncio
+import contextlib
+import sys
+from asyncio.subprocess import PIPE, Process
+
+import msgspec
+
+from tetherd.errors import Unavailable
+from tetherd.types import Seconds
+from tetherd.wire.assignments import Assignment, Event, decode_event, encode
+
+
+class RunnerProcess:
+    """One runner process."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+
+    @property
+    def pid(self) -> int:
+        """Return its process id."""
+        return self._process.pid
+
+    async def assign(self, assignment: Assignment) -> None:
+        """Say what it is to be. Raises Unavailable when it is dead."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(encode(assignment))
+            await self._process.stdin.drain()
+        except (ConnectionError, RuntimeError):
+            raise Unavailable("the runner process ended before it was assigned a model") from None
+
+    async def event(self) -> Event | None:
+        """Wait for its next event; None when it has ended."""
+        assert self._process.stdout is not None
+        while line := await self._process.stdout.readline():
+            with contextlib.suppress(msgspec.MsgspecError):  # a library that found our pipe after all
+                return decode_event(line)
+        return None
+
+    async def stop(self, patience: Seconds) -> None:
+        """Let it deliver what it executes, then end it: by force after ``patience``. 0 = at once."""
+        if self._process.stdin and not self._process.stdin.is_closing():
+            self._process.stdin.close()
+        if patience:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(patience):
+                    await self._process.wait()
+        if self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
+        await self._process.wait()
+
+
+class ProcessLauncher:
+    """Starts runner processes with this very interpreter."""
+
+    async def launch(self) -> RunnerProcess:
+        """Return a process that waits for its assignment. Raises Unavailable when none can be started."""
+        try:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "tetherd.runner", stdin=PIPE, stdout=PIPE, start_new_session=True
+            )
+        except OSError as error:
+            raise Unavailable(f"cannot start a runner process: {error.strerror}") from None
+        return RunnerProcess(process)

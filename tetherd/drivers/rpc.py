@@ -1,0 +1,361 @@
+"""Requests between processes: frames over REQ/REP. ``Server`` answers with a role's handlers, ``RemoteCaller`` asks.
+
+A caller that stops waiting sends a cancel, and a connection that ends cancels what it asked for: work nobody waits for
+does not go on.
+"""
+
+import asyncio
+import itertools
+import logging
+from collections import defaultdict, deque
+from collections.abc import Callable, Mapping
+from typing import Any, Final, TypeVar
+
+from tetherd.drivers import nng
+from tetherd.errors import (
+    BadFrame,
+    Cancelled,
+    DeadlineExceeded,
+    Internal,
+    TetherError,
+    Unimplemented,
+    Unreachable,
+    revive,
+)
+from tetherd.ports import Clock, Context, Handler
+from tetherd.types import Seconds
+from tetherd.wire.frames import CALL, CANCEL, FAILURE, REPLY, Codec, Frame, Header
+from tetherd.wire.messages import Done, Request
+
+R = TypeVar("R")
+
+MAX_BAD_FRAMES: Final = 64
+"""A connection that sent this many malformed frames is closed."""
+
+_MAX_SLOTS: Final = 8192
+_SPARE_SLOTS: Final = 4
+_IDLE_SLOTS: Final = 64
+_CONNECT: Final[Seconds] = 3.0
+_STALLED: Final[Seconds] = 10.0
+_BUSY_POLL: Final[Seconds] = 0.005
+_GRACE: Final[Seconds] = 1.0
+_FOREVER_MS: Final = 24 * 3600 * 1000
+_GONE_REMEMBERED: Final = 4096
+
+_log = logging.getLogger("tetherd.rpc")
+
+
+class Server:
+    """Answers the requests of ``routes`` on one address.
+
+    ``lost`` is called with a connection's id (``Context.peer``) after it ended and its handlers were cancelled.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        routes: Mapping[type[Request[Any]], Handler],
+        *,
+        clock: Clock,
+        max_message: int,
+        lost: Callable[[int], None],
+    ) -> None:
+        self._address = address
+        self._methods = {kind.METHOD: (kind, handler) for kind, handler in routes.items()}
+        self._clock = clock
+        self._max_message = max_message
+        self._lost = lost
+        self._codec = Codec()
+        self._socket: Any = None
+        self._completions: nng.Completions | None = None
+        self._slots: set[_Slot] = set()
+        self._idle = 0
+        self._calls: dict[int, dict[int, asyncio.Task[None]]] = defaultdict(dict)
+        self._gone: deque[int] = deque(maxlen=_GONE_REMEMBERED)
+        self._bad: dict[int, int] = defaultdict(int)
+
+    async def run(self, ready: Callable[[], None]) -> None:
+        """Serve until cancelled. Raises BadConfig where the address cannot be listened on."""
+        loop = asyncio.get_running_loop()
+        self._completions = nng.Completions(loop)
+        with nng.closing(nng.open_rep(self._max_message)) as self._socket:
+            nng.watch_pipes(self._socket, loop, self._greet, self._forget)
+            nng.listen(self._socket, self._address)
+            self._top_up()
+            ready()
+            try:
+                await loop.create_future()
+            finally:
+                for tasks in list(self._calls.values()):
+                    for task in list(tasks.values()):
+                        task.cancel()
+
+    def _top_up(self) -> None:
+        while self._idle < _SPARE_SLOTS and len(self._slots) < _MAX_SLOTS:
+            assert self._completions is not None
+            slot = _Slot(self, self._socket, self._completions)
+            self._slots.add(slot)
+            self._idle += 1
+            slot.operation.receive()
+
+    def begin(self, slot: "_Slot", data: bytes, peer: int) -> None:
+        """Start to answer what a slot received."""
+        self._idle -= 1
+        self._top_up()
+        try:
+            frame = self._codec.split(data)
+            if frame.kind == CALL:
+                self._start(slot, frame, peer)
+            elif frame.kind == CANCEL:
+                if task := self._calls[peer].get(frame.header.call):
+                    task.cancel()
+                self.finish(slot, self._codec.encode(REPLY, Header(frame.header.call), Done()))
+            else:
+                raise BadFrame("a reply came where calls are answered")
+        except TetherError as error:
+            if isinstance(error, BadFrame):
+                self._count_bad(peer)
+            self.finish(slot, self._codec.encode(FAILURE, Header(0), error.failure()))
+
+    def _start(self, slot: "_Slot", frame: Frame, peer: int) -> None:
+        header = frame.header
+        if peer in self._gone:
+            return self.finish(slot, None)
+        method = self._methods.get(header.method)
+        if method is None:
+            raise Unimplemented(f"method {header.method[:64]!r} is not answered here")
+        kind, handler = method
+        message = self._codec.message(frame, kind)
+        remaining = min(max(header.remaining_ms, 0), _FOREVER_MS) / 1000
+        context = Context(self._clock.monotonic() + remaining, peer, header.request_id)
+        task = asyncio.create_task(self._answer(slot, handler, message, context, header.call))
+        self._calls[peer][header.call] = task
+        return None
+
+    async def _answer(self, slot: "_Slot", handler: Handler, message: Any, context: Context, call: int) -> None:
+        try:
+            kind, reply = REPLY, await handler(message, context)
+        except TetherError as error:
+            kind, reply = FAILURE, error.failure()
+        except asyncio.CancelledError:
+            kind, reply = FAILURE, Cancelled("the caller went away").failure()
+        except Exception:
+            _log.exception("a handler failed", extra={"method": type(message).METHOD, "request_id": context.request_id})
+            kind, reply = FAILURE, Internal("the request met a bug; the log has the details").failure()
+        assert context.peer is not None
+        self._calls[context.peer].pop(call, None)
+        self.finish(slot, self._codec.encode(kind, Header(call), reply))
+
+    def finish(self, slot: "_Slot", buffers: list[Any] | None) -> None:
+        """Send the answer, if any, and let the slot listen again."""
+        if buffers is not None:
+            try:
+                message = nng.pack(buffers, self._max_message)
+            except TetherError as error:
+                message = nng.pack(self._codec.encode(FAILURE, Header(0), error.failure()), self._max_message)
+            slot.operation.send(message, _STALLED)
+        self._relisten(slot)
+
+    def _relisten(self, slot: "_Slot") -> None:
+        if slot.operation.sending():
+            # Its connection is busy; the reply goes out by itself. Others listen meanwhile.
+            asyncio.get_running_loop().call_later(_BUSY_POLL, self._relisten, slot)
+        elif self._idle >= _IDLE_SLOTS:
+            self._slots.discard(slot)
+            slot.operation.close()
+        else:
+            self._idle += 1
+            slot.operation.receive()
+
+    def retire(self, slot: "_Slot") -> None:
+        """Drop a slot whose socket is closed."""
+        self._idle -= 1
+        self._slots.discard(slot)
+
+    def _count_bad(self, peer: int) -> None:
+        self._bad[peer] += 1
+        if self._bad[peer] >= MAX_BAD_FRAMES:
+            _log.warning("closing a connection that sent %d malformed frames", MAX_BAD_FRAMES, extra={"peer": peer})
+            nng.close_pipe(self._socket, peer)
+
+    def _greet(self, peer: int) -> None:
+        _log.debug("connection opened", extra={"peer": peer})
+
+    def _forget(self, peer: int) -> None:
+        self._gone.append(peer)
+        self._bad.pop(peer, None)
+        for task in list(self._calls.pop(peer, {}).values()):
+            task.cancel()
+        self._lost(peer)
+
+
+class _Slot:
+    """One context of the server: it listens, is answered for, and listens again."""
+
+    __slots__ = ("_server", "operation")
+
+    def __init__(self, server: Server, socket: Any, completions: nng.Completions) -> None:
+        self._server = server
+        self.operation = nng.Operation(socket, completions, self._received)
+
+    def _received(self, result: int) -> None:
+        if result == 0:
+            self._server.begin(self, *self.operation.received())
+        elif result in (nng.CLOSED, nng.CANCELED):
+            self._server.retire(self)
+        else:
+            self.operation.receive()
+
+
+class RemoteCaller:
+    """Calls the roles behind one address. Connects in the background and again after every loss."""
+
+    def __init__(self, address: str, *, clock: Clock, max_message: int) -> None:
+        self.address = address
+        self._clock = clock
+        self._max_message = max_message
+        self._codec = Codec()
+        self._ids = itertools.count(1)
+        self._pipes: set[int] = set()
+        self._connected = asyncio.Event()
+        self._free: list[_Exchange] = []
+        loop = asyncio.get_running_loop()
+        self._completions = nng.Completions(loop)
+        self._socket = nng.open_req(max_message)
+        nng.watch_pipes(self._socket, loop, self._gain, self._lose)
+        nng.dial(self._socket, address)
+
+    async def call(self, request: Request[R], *, deadline: Seconds, request_id: str = "") -> R:
+        """Return the reply.
+
+        Raises what the callee raised; Unreachable when there is no connection for 3 s or it is lost; DeadlineExceeded;
+        TooLarge before anything is sent.
+        """
+        remaining = deadline - self._clock.monotonic()
+        if remaining <= 0:
+            raise DeadlineExceeded("the request's time ran out before it was sent")
+        if not self._pipes:
+            await self._connect(min(remaining, _CONNECT))
+        call = next(self._ids)
+        header = Header(call, request.METHOD, int(remaining * 1000) + 1, request_id)
+        message = self._pack(CALL, header, request)
+        try:
+            data = await self._exchange().start(message, remaining + _GRACE)
+        except asyncio.CancelledError:
+            self._cancel(call)
+            raise
+        frame = self._codec.split(data)
+        if frame.kind == FAILURE:
+            raise revive(self._codec.failure(frame))
+        reply: R = self._codec.message(frame, request.REPLY)
+        return reply
+
+    def close(self) -> None:
+        """Close the connection; calls under way end with Unreachable."""
+        self._socket.close()
+
+    async def _connect(self, patience: Seconds) -> None:
+        try:
+            async with asyncio.timeout(patience):
+                await self._connected.wait()
+        except TimeoutError:
+            raise _unreachable(self.address, "no connection") from None
+
+    def _gain(self, pipe: int) -> None:
+        self._pipes.add(pipe)
+        self._connected.set()
+
+    def _lose(self, pipe: int) -> None:
+        self._pipes.discard(pipe)
+        if not self._pipes:
+            self._connected.clear()
+
+    def _exchange(self) -> "_Exchange":
+        return self._free.pop() if self._free else _Exchange(self._socket, self._completions, self._free, self.address)
+
+    def _pack(self, kind: int, header: Header, message: Any) -> Any:
+        return nng.pack(self._codec.encode(kind, header, message), self._max_message)
+
+    def _cancel(self, call: int) -> None:
+        waiter = self._exchange().start(self._pack(CANCEL, Header(call), Done()), _GRACE)
+        waiter.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+
+class _Exchange:
+    """One context of a caller: sends one request and receives its reply, then is free for the next."""
+
+    __slots__ = ("_address", "_free", "_operation", "_waiter")
+
+    def __init__(self, socket: Any, completions: nng.Completions, free: "list[_Exchange]", address: str) -> None:
+        self._free = free
+        self._address = address
+        self._waiter: asyncio.Future[bytes] | None = None
+        self._operation = nng.Operation(socket, completions, self._received)
+
+    def start(self, message: Any, timeout: Seconds) -> asyncio.Future[bytes]:
+        self._waiter = waiter = asyncio.get_running_loop().create_future()
+        waiter.add_done_callback(self._abandon)
+        self._operation.send(message, timeout)
+        self._operation.receive(timeout)
+        return waiter
+
+    def _abandon(self, waiter: asyncio.Future[bytes]) -> None:
+        if waiter.cancelled():
+            self._operation.cancel()
+
+    def _received(self, result: int) -> None:
+        waiter, self._waiter = self._waiter, None
+        assert waiter is not None
+        self._operation.sending()
+        data = self._operation.received()[0] if result == 0 else b""
+        if not waiter.done():
+            if result == 0:
+                waiter.set_result(data)
+            elif result == nng.TIMED_OUT:
+                waiter.set_exception(DeadlineExceeded(f"{self._address} did not answer in time"))
+            else:
+                why = "this process is stopping" if result == nng.CLOSED else "the connection was lost"
+                waiter.set_exception(_unreachable(self._address, why))
+        self._free.append(self)
+
+
+def _unreachable(address: str, why: str) -> Unreachable:
+    return Unreachable(f"cannot reach {address}: {why}", fix="is the daemon that hosts this role running?")
+
+
+class BlockingCaller:
+    """Calls the roles behind one address from threads that have nothing else to do than wait.
+
+    Waiting in the kernel instead of on an event loop halves the time of a round trip; runners live on it.
+    """
+
+    def __init__(self, address: str, *, max_message: int) -> None:
+        self.address = address
+        self._max_message = max_message
+        self._socket = nng.open_req(max_message)
+        nng.dial(self._socket, address)
+
+    def lane(self) -> Callable[[Request[R], Seconds], R]:
+        """Return a function that sends a request and waits for its reply, for the use of one thread.
+
+        It waits as long as the connection lasts. Raises what the callee raised, Unreachable when the connection is
+        lost, TooLarge before anything is sent.
+        """
+        codec, context = Codec(), nng.BlockingContext(self._socket)
+
+        def call(request: Request[R], timeout: Seconds) -> R:
+            header = Header(1, request.METHOD, int(timeout * 1000))
+            data = context.exchange(codec.encode(CALL, header, request), self._max_message)
+            if isinstance(data, int):
+                raise _unreachable(self.address, "the connection was lost")
+            frame = codec.split(data)
+            if frame.kind == FAILURE:
+                raise revive(codec.failure(frame))
+            reply: R = codec.message(frame, request.REPLY)
+            return reply
+
+        return call
+
+    def close(self) -> None:
+        """Close the connection; threads that wait get Unreachable."""
+        self._socket.close()

@@ -1,0 +1,5 @@
+"""The orchestrator: one queue per model version, handed out in batches to the runners that wait for work."""
+
+from tetherd.roles.orchestrator.role import Orchestrator
+
+__all__ = ["Orchestrator"]

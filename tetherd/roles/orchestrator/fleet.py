@@ -1,0 +1,116 @@
+"""The workers that the orchestrator knows: their reports, their load, and the commands that wait for them."""
+
+import asyncio
+from collections.abc import Iterator
+from typing import Final
+
+from tetherd.policy.placement import Room
+from tetherd.types import Seconds
+from tetherd.wire.messages import Commands, Load, Loaded, Recycle, Report, Unload, WorkerState
+
+SILENT: Final[Seconds] = 5.0
+"""A worker that reported nothing for so long is taken for dead."""
+
+
+class Worker:
+    """One worker: its last report, batches its runners hold now, and commands it has not fetched yet."""
+
+    def __init__(self, report: Report, peer: int | None, now: Seconds) -> None:
+        self.report = report
+        self.peer = peer
+        self.seen = now
+        self.busy = 0
+        self.loads: list[Load] = []
+        self.unloads: list[Unload] = []
+        self.recycles: list[Recycle] = []
+        self.called = asyncio.Event()
+
+    @property
+    def saturated(self) -> bool:
+        """Whether it executes as much as it may."""
+        return self.busy >= self.report.max_concurrency
+
+    def command(self, command: Load | Unload | Recycle) -> None:
+        """Leave a command for the worker's next question."""
+        if isinstance(command, Load):
+            self.loads.append(command)
+        elif isinstance(command, Unload):
+            self.unloads.append(command)
+        else:
+            self.recycles.append(command)
+        self.called.set()
+
+    def fetch(self) -> Commands:
+        """Take the commands that wait."""
+        commands = Commands(self.loads, self.unloads, self.recycles)
+        self.loads, self.unloads, self.recycles = [], [], []
+        self.called.clear()
+        return commands
+
+    def has(self, version: str) -> list[Loaded]:
+        """Return its runners of a version, whatever their state."""
+        return [runner for runner in self.report.runners if runner.version == version]
+
+    def state(self, now: Seconds) -> WorkerState:
+        """Return what there is to show of it."""
+        report = self.report
+        return WorkerState(
+            worker=report.worker,
+            node=report.node,
+            memory_limit=report.memory_limit,
+            memory_used=report.memory_used,
+            max_concurrency=report.max_concurrency,
+            busy=self.busy,
+            seen_ms_ago=int((now - self.seen) * 1000),
+            stopping=report.stopping,
+            runners=report.runners,
+        )
+
+
+class Fleet:
+    """All workers that are alive."""
+
+    def __init__(self) -> None:
+        self._workers: dict[str, Worker] = {}
+
+    def __iter__(self) -> Iterator[Worker]:
+        return iter(list(self._workers.values()))
+
+    def get(self, worker: str) -> Worker | None:
+        """Return a worker by id, if it is alive."""
+        return self._workers.get(worker)
+
+    def observe(self, report: Report, peer: int | None, now: Seconds) -> Worker:
+        """Take in a report."""
+        worker = self._workers.get(report.worker)
+        if worker is None:
+            worker = self._workers[report.worker] = Worker(report, peer, now)
+        worker.report, worker.peer, worker.seen = report, peer, now
+        return worker
+
+    def remove_lost(self, peer: int) -> list[Worker]:
+        """Remove and return the workers of a connection that ended."""
+        return self._remove([worker for worker in self if worker.peer == peer])
+
+    def remove_silent(self, now: Seconds) -> list[Worker]:
+        """Remove and return the workers that stopped reporting."""
+        return self._remove([worker for worker in self if now - worker.seen > SILENT])
+
+    def rooms(self) -> list[Room]:
+        """Return the workers that may load something."""
+        return [
+            Room(
+                worker.report.worker, worker.report.memory_limit, worker.report.memory_used, len(worker.report.runners)
+            )
+            for worker in self
+            if not worker.report.stopping
+        ]
+
+    def runners(self, version: str) -> list[Loaded]:
+        """Return every runner of a version, on any worker."""
+        return [runner for worker in self for runner in worker.has(version)]
+
+    def _remove(self, workers: list[Worker]) -> list[Worker]:
+        for worker in workers:
+            del self._workers[worker.report.worker]
+        return workers

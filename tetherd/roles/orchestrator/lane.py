@@ -1,0 +1,90 @@
+"""One model version's traffic: what waits, who offers to do it, and what is handed out."""
+
+import asyncio
+from typing import Final
+
+from tetherd.policy.leases import Pace
+from tetherd.policy.queue import Job, Queue
+from tetherd.policy.statistics import Statistics
+from tetherd.roles.orchestrator.fleet import Worker
+from tetherd.types import Digest, Seconds
+from tetherd.wire.messages import Batch, QueueState, Take
+
+NEVER: Final[Seconds] = float("inf")
+
+
+class Seat:
+    """A parked take: a runner's slot that waits for a batch."""
+
+    __slots__ = ("deadline", "lane", "peer", "take", "waiter", "worker")
+
+    def __init__(self, lane: "Lane", take: Take, worker: Worker | None, peer: int | None, deadline: Seconds) -> None:
+        self.lane = lane
+        self.take = take
+        self.worker = worker
+        self.peer = peer
+        self.deadline = deadline
+        self.waiter: asyncio.Future[Batch] = asyncio.get_running_loop().create_future()
+
+    @property
+    def runner(self) -> str:
+        """Return which runner offers."""
+        return self.take.runner
+
+    @property
+    def runner_busy(self) -> int:
+        """Return how many rows the runner holds."""
+        return self.lane.executing(self.take.runner)
+
+    @property
+    def worker_busy(self) -> int:
+        """Return how many batches the runners of its worker hold."""
+        return self.worker.busy if self.worker else 0
+
+
+class Lease:
+    """A batch that a runner holds: its jobs, and until when it must be back."""
+
+    __slots__ = ("deadline", "handed", "id", "jobs", "lane", "peer", "rows", "runner", "worker")
+
+    def __init__(self, identity: int, seat: Seat, jobs: list[Job], handed: Seconds, deadline: Seconds) -> None:
+        self.id = identity
+        self.lane = seat.lane
+        self.runner = seat.take.runner
+        self.worker = seat.worker
+        self.peer = seat.peer
+        self.jobs = jobs
+        self.rows = sum(job.request.rows or 1 for job in jobs)
+        self.handed = handed
+        self.deadline = deadline
+
+
+class Lane:
+    """The queue, the parked takes and the leases of one version."""
+
+    def __init__(self, model: str, number: int, version: Digest, limit: int) -> None:
+        self.model = model
+        self.number = number
+        self.version = version
+        self.queue = Queue(limit)
+        self.parked: list[Seat] = []
+        self.leases: dict[int, Lease] = {}
+        self.pace = Pace()
+        self.statistics = Statistics()
+        self.wanted: Seconds = NEVER  # since when work waits with no runner to do it
+        self.placed: Seconds = -NEVER  # when a worker was last told to load this
+        self.failure = ""
+        self.failed: Seconds = -NEVER
+        self.settled = asyncio.Event()  # a load ended, in one way or the other
+        self.hold: asyncio.TimerHandle | None = None
+
+    def executing(self, runner: str) -> int:
+        """Return how many rows a runner holds."""
+        return sum(lease.rows for lease in self.leases.values() if lease.runner == runner)
+
+    def state(self) -> QueueState:
+        """Return what there is to show of it."""
+        leased = sum(lease.rows for lease in self.leases.values())
+        return QueueState(
+            self.model, self.number, self.version, self.queue.waiting, leased, len(self.parked), self.queue.limit
+        )

@@ -1,0 +1,143 @@
+"""What a runner does with the batches it is handed, in a process of its own or inside a worker's."""
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable
+from typing import Final
+
+from tetherd.errors import ExecutionFailed, TetherError
+from tetherd.ports import Caller, Clock, Engine
+from tetherd.types import Seconds
+from tetherd.wire.assignments import Assignment
+from tetherd.wire.messages import Batch, Finished, Take
+
+SLOTS: Final = 2
+"""One batch that executes and one that is held ready."""
+
+PARK: Final[Seconds] = 60.0
+"""A take that found no work is answered after so long, and offered again."""
+
+_RETRY: Final[Seconds] = 0.2
+
+_log = logging.getLogger("tetherd.runner")
+
+
+def execute(engine: Engine, batch: Batch) -> Finished:
+    """Execute a batch and return its outcome, whatever it is."""
+    try:
+        outputs, (input_ns, infer_ns, output_ns) = engine.execute(batch.inputs, batch.budget_ms / 1000)
+    except TetherError as error:
+        return Finished(batch.id, failure=error.failure())
+    except Exception as error:
+        _log.exception("the engine failed", extra={"request_id": ",".join(batch.request_ids[:8])})
+        return Finished(batch.id, failure=ExecutionFailed(f"the engine failed: {type(error).__name__}").failure())
+    return Finished(batch.id, outputs, None, input_ns, infer_ns, output_ns)
+
+
+class Slots:
+    """The slots of a runner process: each a thread that offers, executes and delivers.
+
+    ``exchange`` sends a take and waits for its batch, however long that takes; it raises TetherError when the
+    orchestrator cannot be reached, and is called again after ``pause``. ``holding`` counts batches that are executed or
+    not delivered yet, ``executed`` those that were executed since the start.
+    """
+
+    def __init__(self, assignment: Assignment, engine: Engine, pause: Callable[[Seconds], None]) -> None:
+        self._assignment = assignment
+        self._engine = engine
+        self._pause = pause
+        self._turn = threading.Lock()
+        self._stopping = threading.Event()
+        self.holding = 0
+        self.executed = 0
+
+    def serve(self, exchange: Callable[[Take], Batch]) -> None:
+        """Serve one slot until ``stop``. Runs in a thread of its own."""
+        finished: Finished | None = None
+        while not self._stopping.is_set():
+            batch = self._offer(exchange, finished)
+            self.holding -= finished is not None
+            finished = None
+            if batch is not None and batch.id:
+                self.holding += 1
+                with self._turn:
+                    finished = execute(self._engine, batch)
+                    self.executed += 1
+        if finished is not None:
+            self._offer(exchange, finished, last=True)
+            self.holding -= 1
+
+    def stop(self) -> None:
+        """Take no more batches; what executes is finished and delivered."""
+        self._stopping.set()
+
+    def _offer(
+        self, exchange: Callable[[Take], Batch], finished: Finished | None, *, last: bool = False
+    ) -> Batch | None:
+        try:
+            return exchange(take(self._assignment, finished, last=last))
+        except TetherError as error:
+            if finished is not None and finished.failure is None:
+                # The outputs could not be delivered (too large, say): tell why, or the requests would wait for nothing.
+                return self._offer(exchange, Finished(finished.batch, failure=error.failure()), last=last)
+            self._pause(_RETRY)
+            return None
+
+
+def take(assignment: Assignment, finished: Finished | None, *, last: bool = False) -> Take:
+    """Return the offer of one slot of a runner."""
+    return Take(
+        assignment.runner,
+        assignment.worker,
+        assignment.model,
+        assignment.number,
+        assignment.version,
+        assignment.max_rows,
+        finished,
+        last,
+    )
+
+
+class Inline:
+    """The slots of a runner hosted inside the worker's process, where its requests need no encoding.
+
+    ``run`` executes a blocking function in a thread. What has been seen to take less than handing it to a thread and
+    back costs is executed right on the event loop instead.
+    """
+
+    CHEAP_NS: Final = 200_000
+    SEEN: Final = 32
+
+    def __init__(self, assignment: Assignment, engine: Engine, caller: Caller, clock: Clock) -> None:
+        self._assignment = assignment
+        self._engine = engine
+        self._caller = caller
+        self._clock = clock
+        self._turn = asyncio.Lock()
+        self._cheap = 0
+        self.executed = 0
+
+    async def serve(self) -> None:
+        """Serve one slot until cancelled."""
+        finished: Finished | None = None
+        while True:
+            deadline = self._clock.monotonic() + PARK
+            try:
+                batch = await self._caller.call(take(self._assignment, finished), deadline=deadline)
+            except TetherError:
+                finished = None
+                await asyncio.sleep(_RETRY)
+                continue
+            finished = await self._execute(batch) if batch.id else None
+
+    async def _execute(self, batch: Batch) -> Finished:
+        async with self._turn:
+            self.executed += 1
+            if self._cheap >= self.SEEN:
+                finished = execute(self._engine, batch)
+            else:
+                finished = await asyncio.to_thread(execute, self._engine, batch)
+        spent = finished.input_ns + finished.infer_ns + finished.output_ns
+        self._cheap = min(self._cheap + 1, self.SEEN) if finished.failure is None and spent < self.CHEAP_NS else 0
+        return finished

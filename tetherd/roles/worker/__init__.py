@@ -1,0 +1,5 @@
+"""The worker: supervises one runner per loaded copy of a model version."""
+
+from tetherd.roles.worker.role import Worker
+
+__all__ = ["Worker"]

@@ -1,0 +1,77 @@
+"""Runners inside the worker's own process: no hop and no encoding, and no protection from the model either."""
+
+import asyncio
+import os
+from collections.abc import Callable
+
+from tetherd.errors import TetherError
+from tetherd.ports import Caller, Clock, Engine
+from tetherd.roles.serving import SLOTS, Inline
+from tetherd.types import Seconds
+from tetherd.wire.assignments import Assignment, Event
+
+
+class InlineRunner:
+    """One runner whose slots are tasks of this event loop."""
+
+    def __init__(self, load: Callable[[Assignment], Engine], orchestrator: Caller, clock: Clock) -> None:
+        self._load = load
+        self._orchestrator = orchestrator
+        self._clock = clock
+        self._serving: asyncio.Task[None] | None = None
+        self._events: asyncio.Queue[Event | None] = asyncio.Queue()
+
+    @property
+    def pid(self) -> int:
+        """Return this process."""
+        return os.getpid()
+
+    async def assign(self, assignment: Assignment) -> None:
+        """Load and serve in the background."""
+        self._serving = asyncio.create_task(self._serve(assignment))
+
+    async def event(self) -> Event | None:
+        """Wait for the next event; None when it has ended."""
+        return await self._events.get()
+
+    async def stop(self, patience: Seconds) -> None:  # noqa: ARG002  there is nothing to wait for
+        """End it. What it executes at this moment goes back to the queue and is done elsewhere."""
+        if self._serving is not None:
+            self._serving.cancel()
+            await asyncio.wait([self._serving])
+
+    async def _serve(self, assignment: Assignment) -> None:
+        try:
+            engine = await asyncio.to_thread(self._load, assignment)
+            inline = Inline(assignment, engine, self._orchestrator, self._clock)
+            async with asyncio.TaskGroup() as group:
+                for _ in range(SLOTS):
+                    group.create_task(inline.serve())
+                group.create_task(self._watch(engine, inline))
+                self._events.put_nowait(Event("loaded"))
+        except TetherError as error:
+            self._events.put_nowait(Event("failed", reason=error.message))
+        finally:
+            self._events.put_nowait(None)
+
+    async def _watch(self, engine: Engine, inline: Inline) -> None:
+        executed = 0
+        while True:
+            await asyncio.sleep(1.0)
+            engine.watch(self._clock.monotonic())
+            if inline.executed != executed:
+                executed = inline.executed
+                self._events.put_nowait(Event("alive", executed=executed))
+
+
+class InlineLauncher:
+    """Makes runners inside this process."""
+
+    def __init__(self, load: Callable[[Assignment], Engine], orchestrator: Caller, clock: Clock) -> None:
+        self._load = load
+        self._orchestrator = orchestrator
+        self._clock = clock
+
+    async def launch(self) -> InlineRunner:
+        """Return a runner that waits for its assignment."""
+        return InlineRunner(self._load, self._orchestrator, self._clock)

@@ -1,0 +1,287 @@
+"""The worker role: does what the orchestrator commands, reports what is loaded, and keeps memory within its limit."""
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import os
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import msgspec
+
+from tetherd.config.schema import LogFormat, LogLevel
+from tetherd.config.schema import Worker as Settings
+from tetherd.errors import TetherError
+from tetherd.policy import placement
+from tetherd.policy.catalog import resolve
+from tetherd.ports import Caller, Clock, Handler, Launcher, Runner
+from tetherd.roles.worker.copies import Copy, Group, Keeper, stop
+from tetherd.types import Isolation, Seconds, parse_reference
+from tetherd.wire.assignments import Assignment
+from tetherd.wire.messages import (
+    Catalog,
+    Commands,
+    Load,
+    NextCommands,
+    Recycle,
+    Report,
+    Request,
+    Unload,
+    WatchCatalog,
+)
+
+_HEARTBEAT: Final[Seconds] = 1.0
+_PARK: Final[Seconds] = 30.0
+_RETRY: Final[Seconds] = 0.25
+
+_log = logging.getLogger("tetherd.worker")
+
+
+class Place(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a worker is and what its runners need to know: addresses to dial, the cache directory, the log's form."""
+
+    worker: str
+    node: str
+    orchestrator: str
+    manager: str
+    cache_dir: str
+    max_message: int
+    log_level: LogLevel = "info"
+    log_format: LogFormat = "json"
+
+
+class Worker:
+    """Supervises runners. Runs nothing itself and listens on nothing."""
+
+    def __init__(
+        self,
+        *,
+        place: Place,
+        settings: Settings,
+        orchestrator: Caller,
+        manager: Caller,
+        launchers: Mapping[Isolation, Launcher],
+        clock: Clock,
+    ) -> None:
+        self._place = place
+        self._settings = settings
+        self._orchestrator = orchestrator
+        self._manager = manager
+        self._launchers = launchers
+        self._clock = clock
+        self._groups: dict[str, Group] = {}
+        self._ids = itertools.count(1)
+        self._spare: Runner | None = None
+        self._spared = asyncio.Event()
+        self._changed = asyncio.Event()
+        self._tasks: asyncio.TaskGroup | None = None
+        self._stopping = False
+
+    def routes(self) -> Mapping[type[Request[Any]], Handler]:
+        """Return nothing: a worker only asks."""
+        return {}
+
+    async def run(self, ready: Callable[[], None]) -> None:
+        """Serve until cancelled, then let runners deliver what they execute and end them."""
+        try:
+            async with asyncio.TaskGroup() as self._tasks:
+                for duty in (self._report, self._obey, self._tidy, self._keep_spare, self._preload):
+                    self._tasks.create_task(duty())
+                ready()
+        finally:
+            self._stopping = True
+            with contextlib.suppress(TetherError):
+                await self._orchestrator.call(self._state(), deadline=self._clock.monotonic() + _HEARTBEAT)
+            await asyncio.gather(*(stop(group) for group in self._groups.values()))
+            if self._spare:
+                await self._spare.stop(0)
+
+    # --- what the orchestrator hears and says ------------------------------------------------------------------------
+
+    async def _report(self) -> None:
+        reachable = True
+        while True:
+            self._changed.clear()
+            try:
+                await self._orchestrator.call(self._state(), deadline=self._clock.monotonic() + 5.0)
+                reachable = True
+            except TetherError as error:
+                if reachable:
+                    _log.warning("the orchestrator does not answer", extra={"reason": error.message})
+                reachable = False
+                await asyncio.sleep(_RETRY)
+                continue
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_HEARTBEAT):
+                    await self._changed.wait()
+
+    def _state(self) -> Report:
+        return Report(
+            worker=self._place.worker,
+            node=self._place.node,
+            memory_limit=self._settings.memory_limit,
+            memory_used=self._memory_used(),
+            max_concurrency=self._settings.max_concurrency,
+            runners=[copy for group in self._groups.values() for copy in group.report()],
+            stopping=self._stopping,
+        )
+
+    async def _obey(self) -> None:
+        while True:
+            try:
+                question = NextCommands(self._place.worker)
+                commands = await self._orchestrator.call(question, deadline=self._clock.monotonic() + _PARK)
+            except TetherError:
+                await asyncio.sleep(_RETRY)
+                continue
+            self._do(commands)
+
+    def _do(self, commands: Commands) -> None:
+        for unload in commands.unload:
+            self._unload(unload)
+        for load in commands.load:
+            self._load(load)
+        for recycle in commands.recycle:
+            self._recycle(recycle)
+
+    # --- loading -----------------------------------------------------------------------------------------------------
+
+    def _load(self, load: Load) -> None:
+        group = self._groups.get(load.version)
+        if group is not None and not (group.failed and load.fresh):
+            group.pinned = group.pinned or load.pinned
+            self._changed.set()
+            return
+        settings = self._settings.settings(load.model)
+        group = Group(load, settings.isolation, self._clock.monotonic())
+        self._make_room(settings.runners)
+        self._groups[load.version] = group
+        for _ in range(settings.runners):
+            copy = Copy(f"{self._place.worker}.{next(self._ids)}", self._clock.wall())
+            group.copies.append(copy)
+            self._spawn(self._keep(group, copy))
+        _log.info("loading", extra={"model": load.model, "version": load.number, "copies": settings.runners})
+        self._changed.set()
+
+    async def _keep(self, group: Group, copy: Copy) -> None:
+        keeper = Keeper(
+            group,
+            copy,
+            clock=self._clock,
+            start=self._start,
+            changed=self._changed.set,
+            load_timeout=self._settings.load_timeout,
+        )
+        await keeper.keep()
+        if group.stopping:
+            group.copies.remove(copy)
+            if not group.copies and self._groups.get(group.load.version) is group:
+                del self._groups[group.load.version]
+            self._changed.set()
+
+    async def _start(self, group: Group, copy: Copy) -> Runner:
+        runner = await self._take_runner(group.isolation)
+        load, settings = group.load, self._settings.settings(group.load.model)
+        await runner.assign(
+            Assignment(
+                runner=copy.id,
+                worker=self._place.worker,
+                model=load.model,
+                number=load.number,
+                version=load.version,
+                orchestrator=self._place.orchestrator,
+                manager=self._place.manager,
+                cache_dir=self._place.cache_dir,
+                threads=settings.threads or max(1, (os.cpu_count() or 1) // 2),
+                memory_limit=self._settings.memory_limit,
+                max_message=self._place.max_message,
+                log_level=self._place.log_level,
+                log_format=self._place.log_format,
+            )
+        )
+        return runner
+
+    async def _take_runner(self, isolation: Isolation) -> Runner:
+        if isolation == "process" and self._spare is not None:
+            runner, self._spare = self._spare, None
+            self._spared.set()
+            return runner
+        return await self._launchers[isolation].launch()
+
+    def _unload(self, unload: Unload) -> None:
+        group = self._groups.get(unload.version)
+        if group is None:
+            return
+        if group.failed:
+            del self._groups[unload.version]
+            self._changed.set()
+            return
+        self._spawn(stop(group))
+        _log.info("unloading", extra={"model": group.load.model, "version": group.load.number})
+
+    def _recycle(self, recycle: Recycle) -> None:
+        for group in self._groups.values():
+            for copy in group.copies:
+                if copy.id == recycle.runner and copy.runner is not None:
+                    _log.warning("ending a runner that hangs", extra={"runner": copy.id, "model": group.load.model})
+                    self._spawn(copy.runner.stop(0))
+
+    def _spawn(self, work: Any) -> None:
+        assert self._tasks is not None
+        self._tasks.create_task(work)
+
+    # --- memory ------------------------------------------------------------------------------------------------------
+
+    async def _tidy(self) -> None:
+        while True:
+            await asyncio.sleep(_HEARTBEAT)
+            self._make_room(0)
+            idle = self._settings.idle_unload
+            now = self._clock.monotonic()
+            for group in list(self._groups.values()):
+                if idle and not group.pinned and not group.stopping and now - group.used > idle and not group.failed:
+                    self._unload(Unload(group.load.version))
+
+    def _make_room(self, coming: int) -> None:
+        """Unload the least recently used while memory is over its limit, or there are too many runners."""
+        groups = [group for group in self._groups.values() if not group.failed and not group.stopping]
+        now = self._clock.monotonic()
+        surplus = sum(len(group.copies) for group in groups) + coming - self._settings.max_runners
+        over = self._memory_used() - self._settings.memory_limit
+        for version in placement.evict([group.resident(now) for group in groups], over=over, surplus=surplus):
+            _log.info("evicting", extra={"model": self._groups[version].load.model, "over_bytes": max(over, 0)})
+            self._unload(Unload(self._groups[version].load.version))
+
+    def _memory_used(self) -> int:
+        return sum(copy.bytes for group in self._groups.values() for copy in group.copies)
+
+    async def _keep_spare(self) -> None:
+        """Keep a process started ahead, so that loading a model does not wait for its imports."""
+        while self._settings.spare:
+            self._spared.clear()
+            try:
+                self._spare = await self._launchers["process"].launch()
+            except TetherError as error:
+                _log.warning("no spare runner", extra={"reason": error.message})
+            await self._spared.wait()
+            # The one that took it loads a model now; starting another at once would slow that down.
+            await asyncio.sleep(_HEARTBEAT)
+
+    async def _preload(self) -> None:
+        """Load what the configuration names, as soon as it exists, and again when an alias moves."""
+        references = [parse_reference(text) for text in self._settings.preload]
+        epoch = -1
+        while references:
+            try:
+                catalog: Catalog = await self._manager.call(
+                    WatchCatalog(epoch), deadline=self._clock.monotonic() + _PARK
+                )
+            except TetherError:
+                await asyncio.sleep(_RETRY)
+                continue
+            epoch = catalog.epoch
+            for reference in references:
+                with contextlib.suppress(TetherError):
+                    version = resolve(catalog, reference)
+                    self._load(Load(version.model, version.number, version.version, pinned=True))

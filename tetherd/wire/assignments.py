@@ -1,0 +1,54 @@
+"""What a worker and a runner process say to each other: one JSON document a line over the runner's standard streams."""
+
+from typing import Literal
+
+import msgspec
+
+from tetherd.types import Digest
+
+
+class Assignment(msgspec.Struct, frozen=True):
+    """What a runner is to be: the version it loads, where it fetches it, and where it takes work from."""
+
+    runner: str
+    worker: str
+    model: str
+    number: int
+    version: Digest
+    orchestrator: str
+    manager: str
+    cache_dir: str
+    threads: int
+    memory_limit: int
+    max_message: int
+    max_rows: int = 4096
+    log_level: Literal["debug", "info", "warn", "error"] = "info"
+    log_format: Literal["auto", "json", "pretty"] = "json"
+
+
+class Event(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a runner tells its worker.
+
+    ``loaded`` once; ``failed`` with a reason before it exits; ``alive`` each second while it executes: resident bytes
+    of its own, and batches executed since it started.
+    """
+
+    kind: Literal["loaded", "failed", "alive"]
+    reason: str = ""
+    bytes: int = 0
+    executed: int = 0
+
+
+def encode(message: msgspec.Struct) -> bytes:
+    """Return a message as one line."""
+    return msgspec.json.encode(message) + b"\n"
+
+
+def decode_event(line: bytes) -> Event:
+    """Parse an event. Raises msgspec.MsgspecError."""
+    return msgspec.json.decode(line, type=Event)
+
+
+def decode_assignment(line: bytes) -> Assignment:
+    """Parse an assignment. Raises msgspec.MsgspecError."""
+    return msgspec.json.decode(line, type=Assignment)
