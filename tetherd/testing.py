@@ -1,6 +1,7 @@
 """An in-memory world: what the daemon wires to disks, sockets and engines, for tests that need none of them."""
 
 import hashlib
+import threading
 from collections.abc import Collection
 from pathlib import Path
 
@@ -10,11 +11,12 @@ from tetherd.wire.messages import BlobState
 
 
 class MemoryBlobs:
-    """Implements ports.Blobs in two dictionaries, for one thread. ``now`` and ``wall`` are set by the test."""
+    """Implements ports.Blobs in dictionaries. ``now`` and ``wall`` are set by the test."""
 
     def __init__(self, *, max_size: int = 64 << 30, hold: Seconds = 900) -> None:
         self.now: Seconds = 0
         self.wall: Seconds = 0
+        self._lock = threading.RLock()
         self._max_size = max_size
         self._hold = hold
         self._blobs: dict[Digest, bytes] = {}
@@ -24,10 +26,11 @@ class MemoryBlobs:
 
     def stat(self, digest: Digest) -> BlobState:
         """See ports.Blobs."""
-        if parse_digest(digest) in self._blobs:
-            self._held[digest] = self.now + self._hold
-            return BlobState(digest, True, len(self._blobs[digest]))
-        return BlobState(digest, False, len(self._uploads.get(digest, b"")))
+        with self._lock:
+            if parse_digest(digest) in self._blobs:
+                self._held[digest] = self.now + self._hold
+                return BlobState(digest, True, len(self._blobs[digest]))
+            return BlobState(digest, False, len(self._uploads.get(digest, b"")))
 
     def append(self, digest: Digest, offset: int, size: int, data: Buffer) -> BlobState:
         """See ports.Blobs."""
@@ -35,18 +38,20 @@ class MemoryBlobs:
             raise TooLarge(f"the file has {size:,} bytes, {self._max_size:,} is the limit")
         if offset < 0 or size < 0 or offset + len(data) > size:
             raise InvalidInput(f"{len(data):,} bytes at {offset:,} do not fit a file of {size:,} bytes")
-        if parse_digest(digest) in self._blobs:
-            return self.stat(digest)
-        received = self._uploads.get(digest, b"")
-        if offset != len(received):
-            raise OffsetConflict(f"the upload continues at byte {len(received):,}", details={"offset": len(received)})
-        received += bytes(data)
-        self._uploads[digest] = received
-        self._written[digest] = self.wall
-        self._held[digest] = self.now + self._hold
-        if len(received) == size:
-            self._seal(digest, received)
-        return BlobState(digest, len(received) == size, len(received))
+        with self._lock:
+            if parse_digest(digest) in self._blobs:
+                return self.stat(digest)
+            received = self._uploads.get(digest, b"")
+            if offset != len(received):
+                at = len(received)
+                raise OffsetConflict(f"the upload continues at byte {at:,}", details={"offset": at})
+            received += bytes(data)
+            self._uploads[digest] = received
+            self._written[digest] = self.wall
+            self._held[digest] = self.now + self._hold
+            if len(received) == size:
+                self._seal(digest, received)
+            return BlobState(digest, len(received) == size, len(received))
 
     def read(self, digest: Digest, offset: int, length: int) -> tuple[bytes, int]:
         """See ports.Blobs."""
@@ -64,11 +69,12 @@ class MemoryBlobs:
 
     def discard(self, digests: Collection[Digest]) -> set[Digest]:
         """See ports.Blobs."""
-        held = {digest for digest in digests if self._held.get(digest, 0) > self.now}
-        for digest in set(digests) - held:
-            self._blobs.pop(digest, None)
-            self._uploads.pop(digest, None)
-        return held
+        with self._lock:
+            held = {digest for digest in digests if self._held.get(digest, 0) > self.now}
+            for digest in set(digests) - held:
+                self._blobs.pop(digest, None)
+                self._uploads.pop(digest, None)
+            return held
 
     def expire(self, kept: Collection[Digest], before: Seconds) -> None:
         """See ports.Blobs."""

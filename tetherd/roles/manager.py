@@ -1,0 +1,265 @@
+"""Holds models: takes in their files, admits versions, moves aliases, and tells everyone who watches.
+
+Everything it acknowledges is on disk before it answers. It decides what may go; the stores refuse what is in use.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final, TypeVar
+
+from tetherd.errors import BlobNotFound, InvalidInput, ModelNotFound, TetherError, TooLarge, VersionNotFound
+from tetherd.ports import Blobs, Clock, Context, Handler, Inspector, Ledger
+from tetherd.types import Digest, Seconds, Tensor, parse_alias, parse_model
+from tetherd.wire.manifest import MAX_MANIFEST, build, check_files, digest_of, encode_config
+from tetherd.wire.messages import (
+    Alias,
+    BlobState,
+    Catalog,
+    Chunk,
+    Commit,
+    Done,
+    FileEntry,
+    GetBlob,
+    GetManifest,
+    MoveAlias,
+    PutBlob,
+    Remove,
+    Request,
+    Rollback,
+    StatBlob,
+    Version,
+    WatchCatalog,
+)
+
+R = TypeVar("R")
+
+MAX_CHUNK: Final = 1 << 20
+
+_SWEEP: Final[Seconds] = 60.0
+_MARGIN: Final[Seconds] = 0.5
+_DISK_THREADS: Final = 8
+
+_log = logging.getLogger("tetherd.manager")
+
+
+class Manager:
+    """The manager role: blobs, versions and aliases of one host.
+
+    ``max_model`` bounds the bytes of a version. ``upload_ttl`` is how long an upload, or a blob that no version came
+    to need, is kept for its continuation.
+    """
+
+    def __init__(
+        self,
+        *,
+        blobs: Blobs,
+        ledger: Ledger,
+        inspector: Inspector,
+        clock: Clock,
+        max_model: int = 8 << 30,
+        upload_ttl: Seconds = 7 * 24 * 3600.0,
+    ) -> None:
+        self._blobs = blobs
+        self._ledger = ledger
+        self._inspector = inspector
+        self._clock = clock
+        self._max_model = max_model
+        self._upload_ttl = upload_ttl
+        self._disk = ThreadPoolExecutor(_DISK_THREADS, "manager-disk")
+        self._books = ThreadPoolExecutor(1, "manager-books")  # one thread: changes happen one after the other
+        self._catalog = ledger.catalog()
+        self._changed = asyncio.Event()
+        self._doomed: set[Digest] = set()
+
+    def routes(self) -> Mapping[type[Request[Any]], Handler]:
+        """Return what this role answers."""
+        return {
+            StatBlob: self._stat,
+            PutBlob: self._put,
+            GetBlob: self._get,
+            Commit: self._commit,
+            GetManifest: self._manifest,
+            MoveAlias: self._move,
+            Rollback: self._rollback,
+            Remove: self._remove,
+            WatchCatalog: self._watch,
+        }
+
+    async def run(self, ready: Callable[[], None]) -> None:
+        """Serve until cancelled, removing now and then what nobody needs."""
+        ready()
+        while True:
+            await self._sweep()
+            await asyncio.sleep(_SWEEP)
+
+    # --- blobs ---
+
+    async def _stat(self, request: StatBlob, _: Context) -> BlobState:
+        return await self._on_disk(self._blobs.stat, request.digest)
+
+    async def _put(self, request: PutBlob, _: Context) -> BlobState:
+        data = request.data.data
+        if len(data) > MAX_CHUNK:
+            raise TooLarge(
+                f"a chunk has {len(data):,} bytes, {MAX_CHUNK:,} is the limit", fix="send the file in smaller chunks"
+            )
+        return await self._on_disk(self._blobs.append, request.digest, request.offset, request.size, data)
+
+    async def _get(self, request: GetBlob, _: Context) -> Chunk:
+        return await self._read(request.digest, request.offset, min(request.length, MAX_CHUNK))
+
+    async def _manifest(self, request: GetManifest, _: Context) -> Chunk:
+        if all(version.version != request.version for version in self._catalog.versions):
+            raise VersionNotFound(f"there is no version {request.version}", fix="see tetherctl models versions")
+        return await self._read(request.version, 0, MAX_MANIFEST)
+
+    async def _read(self, digest: Digest, offset: int, length: int) -> Chunk:
+        data, size = await self._on_disk(self._blobs.read, digest, offset, length)
+        return Chunk(size, Tensor("data", "UINT8", (len(data),), data))
+
+    # --- versions and aliases ---
+
+    async def _commit(self, request: Commit, _: Context) -> Version:
+        parse_model(request.model)
+        parse_alias(request.alias)
+        files = sorted(request.files, key=lambda file: file.path)
+        check_files(files)
+        self._check_size(sum(file.size for file in files))
+        await self._on_disk(self._check_stored, files)
+        known = self._find(request.model, files)
+        if known is not None:
+            try:
+                await self._record(self._ledger.move, request.model, request.alias, known.number)
+            except (ModelNotFound, VersionNotFound):
+                pass  # it was removed a moment ago: these files make a new version
+            else:
+                return known
+        return await self._admit(request, files)
+
+    async def _admit(self, request: Commit, files: list[FileEntry]) -> Version:
+        """Make a version that does not exist yet; nobody sees any of it before the ledger has it."""
+        config = await self._inspector.inspect(files, self._blobs.copy)
+        description = encode_config(config)
+        manifest = build(files, description)
+        draft = Version(
+            model=request.model,
+            number=0,
+            version=digest_of(manifest),
+            format=config.format,
+            signature=config.signature,
+            size=sum(file.size for file in files),
+            created=self._clock.wall(),
+            files=files,
+        )
+        await self._on_disk(self._write, description, manifest)
+        await self._on_disk(self._check_stored, files)  # held again from now on, however long the inspection took
+        return await self._record(self._ledger.commit, draft, digest_of(description), request.alias)
+
+    async def _move(self, request: MoveAlias, _: Context) -> Alias:
+        parse_alias(request.alias)
+        number, epoch = request.number, request.expected_epoch
+        return await self._record(self._ledger.move, request.model, request.alias, number, epoch)
+
+    async def _rollback(self, request: Rollback, _: Context) -> Alias:
+        return await self._record(self._ledger.rollback, request.model, request.alias)
+
+    async def _remove(self, request: Remove, _: Context) -> Done:
+        self._doomed |= await self._record(self._ledger.remove, request.model, request.number)
+        await self._reap()
+        return Done()
+
+    async def _watch(self, request: WatchCatalog, context: Context) -> Catalog:
+        """Answer when the catalog is another than the caller has, or shortly before the caller gives up."""
+        patience = context.deadline - self._clock.monotonic()
+        try:
+            async with asyncio.timeout(patience - min(_MARGIN, patience / 10)):
+                while request.epoch == self._catalog.epoch:
+                    await self._changed.wait()
+        except TimeoutError:
+            pass
+        return self._catalog
+
+    # --- what the above is made of ---
+
+    def _find(self, model: str, files: list[FileEntry]) -> Version | None:
+        return next(
+            (version for version in self._catalog.versions if version.model == model and version.files == files), None
+        )
+
+    def _check_size(self, size: int) -> None:
+        if size > self._max_model:
+            raise TooLarge(
+                f"the model has {size:,} bytes, {self._max_model:,} is the limit",
+                fix="push a smaller model, or raise manager.max_model in the manager's configuration",
+            )
+
+    def _check_stored(self, files: Sequence[FileEntry]) -> None:
+        """Raise BlobNotFound unless all files are stored; they are held from here on."""
+        states = [self._blobs.stat(file.digest) for file in files]
+        missing = [file for file, state in zip(files, states, strict=True) if not state.complete]
+        if missing:
+            raise BlobNotFound(
+                f"{len(missing)} of {len(files)} files are not stored here, {missing[0].path!r} is the first",
+                fix="push the model again: only what is missing is sent",
+                details={"missing": [file.digest for file in missing]},
+            )
+        for file, state in zip(files, states, strict=True):
+            if state.offset != file.size:
+                raise InvalidInput(
+                    f"{file.path!r} is listed with {file.size:,} bytes but has {state.offset:,}", fix="push it again"
+                )
+
+    def _write(self, *documents: bytes) -> None:
+        for document in documents:
+            digest = digest_of(document)
+            state = self._blobs.stat(digest)
+            if not state.complete:
+                self._blobs.append(digest, state.offset, len(document), memoryview(document)[state.offset :])
+
+    async def _on_disk(self, act: Callable[..., R], *arguments: Any) -> R:
+        return await asyncio.get_running_loop().run_in_executor(self._disk, act, *arguments)
+
+    async def _record(self, act: Callable[..., R], *arguments: Any) -> R:
+        """Change the ledger and let everyone see it, also when the caller is gone before it is done."""
+
+        def change() -> tuple[R, Catalog]:
+            return act(*arguments), self._ledger.catalog()
+
+        task = asyncio.get_running_loop().run_in_executor(self._books, change)
+        task.add_done_callback(self._publish)
+        result, _ = await asyncio.shield(task)
+        return result
+
+    def _publish(self, change: asyncio.Future[tuple[Any, Catalog]]) -> None:
+        if change.cancelled() or change.exception() is not None:
+            return
+        _, catalog = change.result()
+        if catalog.epoch != self._catalog.epoch:
+            self._catalog = catalog
+            self._changed.set()
+            self._changed = asyncio.Event()
+
+    async def _sweep(self) -> None:
+        await self._reap()
+        try:
+            kept = await self._needed()
+            await self._on_disk(self._blobs.expire, kept, self._clock.wall() - self._upload_ttl)
+        except TetherError as error:
+            _log.warning("could not look for abandoned uploads: %s", error.message)
+
+    async def _reap(self) -> None:
+        """Remove the blobs of removed versions; those that an upload or commit counts on now wait for the next time."""
+        doomed, self._doomed = self._doomed, set()
+        if not doomed:
+            return
+        try:
+            doomed -= await self._needed()
+            self._doomed |= await self._on_disk(self._blobs.discard, doomed)
+        except TetherError as error:
+            self._doomed |= doomed
+            _log.warning("could not remove the files of removed versions: %s", error.message)
+
+    async def _needed(self) -> set[Digest]:
+        return await asyncio.get_running_loop().run_in_executor(self._books, self._ledger.references)
