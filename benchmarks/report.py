@@ -122,17 +122,17 @@ def figures(records: Sequence[Record], starts: Sequence[Start]) -> list[Figure]:
     busy, alone = Place("tiny", "json", 32), Place("tiny", "json", 1)
     large = Place("mid", "json", 32)
     found = [
-        Figure("tiny JSON, 32 connections: x mosec (process)", 0.75, True, rate(busy, "tether", MOSEC)),
-        Figure("tiny JSON, 32 connections: x FastAPI (process)", 2.0, True, rate(busy, "tether", ["fastapi"])),
-        Figure("tiny JSON, 32 connections: x mosec (thread)", 1.0, True, rate(busy, "tether-thread", MOSEC)),
-        Figure("tiny JSON, 1 connection: p50 x mosec (process)", 2.0, False, _p50(records, alone, "tether")),
-        Figure("tiny JSON, 1 connection: p50 x mosec (thread)", 1.2, False, _p50(records, alone, "tether-thread")),
-        Figure("2048 MLP JSON, 32 connections: x the better peer", 1.1, True, rate(large, "tether", PEERS)),
+        Figure("tiny JSON, 32 at once: x mosec (process)", 0.75, True, rate(busy, "tether", MOSEC)),
+        Figure("tiny JSON, 32 at once: x FastAPI (process)", 2.0, True, rate(busy, "tether", ["fastapi"])),
+        Figure("tiny JSON, 32 at once: x mosec (thread)", 1.0, True, rate(busy, "tether-thread", MOSEC)),
+        Figure("tiny JSON, 1 at once: p50 x mosec (process)", 2.0, False, _p50(records, alone, "tether")),
+        Figure("tiny JSON, 1 at once: p50 x mosec (thread)", 1.2, False, _p50(records, alone, "tether-thread")),
+        Figure("mid JSON, 32 at once: x the better peer", 1.1, True, rate(large, "tether", PEERS)),
     ]
     for payload, target in (("binary", 0.8), ("json", 1.5)):
         pictures = [item for item in records if (item.model, item.payload) == ("image", payload)]
         for count in sorted({item.connections for item in pictures}):
-            name = f"image {payload}, {count} connections: x FastAPI (process)"
+            name = f"image {payload}, {count} at once: x FastAPI (process)"
             found.append(Figure(name, target, True, rate(Place("image", payload, count), "tether", ["fastapi"])))
     small = [item for item in starts if (item.model, item.contender) == ("tiny", "tether")]
     return [
