@@ -137,6 +137,14 @@ class HeadersTooLarge(TooLarge):
     status = 431
 
 
+class BadRange(TetherError):
+    """A range of bytes that is not there, or not one range."""
+
+    code = "BAD_RANGE"
+    status = 416
+    exit_code = 2
+
+
 class UnsupportedMedia(TetherError):
     """A format, encoding or content type that is not accepted."""
 

@@ -1,0 +1,1 @@
+"""The gateway role: the HTTP surface of a network, over the orchestrator and the manager it calls."""

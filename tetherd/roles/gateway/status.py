@@ -1,0 +1,104 @@
+"""Health and status of a daemon, whatever its roles: served over HTTP by a gateway, else on the control socket only."""
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from tetherd.ports import Caller, Clock
+from tetherd.roles.gateway.catalog import View
+from tetherd.roles.gateway.exchange import Answer, Exchange, document
+from tetherd.roles.gateway.fleet import look
+from tetherd.roles.gateway.routing import Route
+from tetherd.types import Seconds
+
+
+class Facts(msgspec.Struct, frozen=True, kw_only=True):
+    """What does not change while a daemon runs. ``started`` is on the monotonic clock."""
+
+    version: str
+    node: str
+    roles: tuple[str, ...]
+    pid: int
+    address: str = ""
+    started: Seconds = 0.0
+
+
+class Status:
+    """Says whether a model request could be served now, and what this daemon sees.
+
+    ``view`` gives the catalog of a daemon with the gateway role. A daemon without it, which has none, is ready when it
+    runs.
+    """
+
+    def __init__(
+        self, *, facts: Facts, clock: Clock, orchestrator: Caller | None = None, view: Callable[[], View] | None = None
+    ) -> None:
+        self._facts = facts
+        self._clock = clock
+        self._orchestrator = orchestrator
+        self._view = view
+        self.manager_answers = False
+
+    def routes(self) -> list[Route]:
+        """Return the paths that every daemon serves."""
+        return [
+            Route("GET", "/health", self.ready, "Whether a model request could be served now", errors=(503,)),
+            Route("GET", "/health/live", self.live, "Whether the process answers"),
+            Route("GET", "/health/ready", self.ready, "Whether a model request could be served now", errors=(503,)),
+            Route("GET", "/api/v1/status", self.show, "What this daemon is and sees"),
+        ]
+
+    async def live(self, _: Exchange) -> Answer:
+        """Answer that the process lives: that it answers is the proof."""
+        return document({"status": "live"})
+
+    async def ready(self, _: Exchange) -> Answer:
+        """Answer 200 if a model request could be served now, else 503 with the reason."""
+        reason = await self.reason()
+        if reason:
+            return document({"status": "not ready", "reason": reason, "error": reason, "code": "UNAVAILABLE"}, 503)
+        return document({"status": "ready"})
+
+    async def reason(self) -> str:
+        """Return why no model request could be served now; empty if one could."""
+        return (await self._look())[0]
+
+    async def _look(self) -> tuple[str, dict[str, Any]]:
+        if self._view is None or self._orchestrator is None:
+            return "", {}
+        fleet = await look(self._orchestrator, self._clock)
+        seen = {
+            "orchestrator": {"reachable": fleet.state is not None},
+            "manager": {"reachable": self.manager_answers},
+            **fleet.document(),
+            "models": len(self._view().models),
+        }
+        if self._view().epoch < 0:
+            return "the manager has not sent its catalog yet", seen
+        if fleet.error is not None:
+            return f"the orchestrator does not answer: {fleet.error.message}", seen
+        return ("" if fleet.alive else "no worker is connected"), seen
+
+    async def show(self, _: Exchange) -> Answer:
+        """Answer with everything this daemon knows of itself and its peers."""
+        reason, seen = await self._look()
+        facts = self._facts
+        return document(
+            {
+                "version": facts.version,
+                "node": facts.node,
+                "roles": facts.roles,
+                "uptime_s": round(self._clock.monotonic() - facts.started, 3),
+                "ready": not reason,
+                "reason": reason,
+                "pid": facts.pid,
+                "address": facts.address,
+                "orchestrator": {"reachable": "orchestrator" in facts.roles},
+                "manager": {"reachable": "manager" in facts.roles},
+                "workers": [],
+                "queues": [],
+                "models": 0,
+                **seen,
+            }
+        )
