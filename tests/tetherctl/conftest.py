@@ -104,7 +104,9 @@ class Daemon:
     def route(self, http: Handler) -> None:
         body = http.body()
         parts = http.path.removeprefix("/api/v1/").split("/")
-        if parts[0] == "status":
+        if http.path == "/health/live":
+            http.reply(200, {"status": "live"})
+        elif parts[0] == "status":
             http.reply(200, status_document())
         elif parts[0] == "blobs":
             self.blob(http, parts[1], body)
@@ -176,7 +178,7 @@ class Daemon:
         target = now["previous"] if rest[1:] == ["rollback"] else msgspec.json.decode(body)["version"]
         moved = {"number": target, "previous": now["number"], "epoch": now["epoch"] + 1}
         self.aliases[name][rest[0]] = moved
-        http.reply(200, {"name": name, "alias": rest[0], **moved})
+        http.reply(200, {"model": name, "alias": rest[0], **moved})
 
     def commit(self, name: str, request: dict[str, Any]) -> tuple[dict[str, Any], bool]:
         files = [FileEntry(item["path"], Digest(item["digest"]), item["size"]) for item in request["files"]]

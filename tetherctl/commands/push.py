@@ -16,7 +16,7 @@ from tetherctl.patience import Patience
 from tetherctl.progress import Progress
 from tetherctl.session import Session
 from tetherctl.source import Source, find_files
-from tetherd.errors import DigestMismatch, InvalidInput, OffsetConflict, TetherError
+from tetherd.errors import DigestMismatch, InvalidInput, OffsetConflict, Unavailable
 from tetherd.types import LATEST, parse_alias, parse_model
 
 PART: Final = 4 * 1024 * 1024
@@ -25,13 +25,15 @@ PUBLISHING: Final = 120.0
 
 
 class Blob(Struct):
-    """One file to push; ``sent`` counts the bytes the daemon has of it."""
+    """One file to push; ``sent`` counts the bytes the daemon has of it, as far as ``sure``; ``stored``: all."""
 
     path: str
     file: Path
     digest: str
     size: int
     sent: int = 0
+    sure: bool = False
+    stored: bool = False
 
 
 def push(
@@ -91,8 +93,9 @@ class Upload:
         """Hash the files, ask what is there already, and upload the rest."""
         self._hash(source)
         self.progress.phase("check")
+        self.session.client.request("GET", "/health/live")  # a daemon that does not run is told at once
         for blob in self.blobs:
-            blob.sent = self._offset(blob)
+            self.patience.run(partial(self._check, blob))
         self.progress.finish()
         total = sum(blob.size for blob in self.blobs)
         self.progress.phase("upload", total, self._sent())
@@ -139,27 +142,29 @@ class Upload:
             self.blobs.append(Blob(path, file, f"sha256:{state.hexdigest()}", count))
         self.progress.finish()
 
-    def _offset(self, blob: Blob) -> int:
-        """Return how many bytes of the blob the daemon has."""
-        answer = self.session.client.exchange("HEAD", f"/api/v1/blobs/{blob.digest}")
+    def _check(self, blob: Blob) -> None:
+        """Ask how many bytes of the blob the daemon has."""
+        path = f"/api/v1/blobs/{blob.digest}"
+        answer = self.session.client.exchange("HEAD", path)
+        offset = answer.headers.get("upload-offset", "0")
         if answer.status == 200:
-            return blob.size
-        if answer.status == 404:
-            offset = answer.headers.get("upload-offset", "0")
-            return min(int(offset), blob.size) if offset.isdigit() else 0
-        self.session.client.request("GET", "/api/v1/status")  # an answer to HEAD has no body to say why
-        raise TetherError(f"the daemon answered {answer.status} about {blob.path}", fix="see its log")
+            blob.sent, blob.sure, blob.stored = blob.size, True, True
+        elif answer.status == 404 and offset.isdigit():
+            blob.sent, blob.sure = min(int(offset), blob.size), True
+        else:
+            self.session.client.request("GET", path, None, {"Range": "bytes=0-0"})  # HEAD gives no reason, this does
+            raise Unavailable(f"the daemon answered {answer.status} about {blob.path}", fix="see its log")
 
     def _upload(self, blob: Blob) -> None:
-        blob.sent = self._offset(blob)
+        """Send what is missing of a blob."""
+        if not blob.sure:
+            self._check(blob)
+        if blob.stored:
+            return
+        blob.sure = False  # until it is through: after a break only the daemon knows where it stands
         with blob.file.open("rb") as stream:
-            while blob.sent < blob.size or not blob.size:
-                try:
-                    if self._part(blob, stream):
-                        return
-                except OffsetConflict as error:
-                    blob.sent = int(error.details["offset"])
-                self.progress.reach(self._sent())
+            while not self._part(blob, stream):
+                pass
 
     def _part(self, blob: Blob, stream: BinaryIO) -> bool:
         """Send the next part; return whether the daemon has the whole blob now."""
@@ -173,7 +178,13 @@ class Upload:
             "Content-Type": "application/octet-stream",
         }
         answer = self.session.client.exchange("PATCH", f"/api/v1/blobs/{blob.digest}", data, headers, PUBLISHING)
-        self.session.client.check(answer)
+        try:
+            self.session.client.check(answer)
+        except OffsetConflict as error:
+            if error.details.get("offset") in {None, blob.sent}:
+                raise
+            blob.sent = int(error.details["offset"])
+            return False
         answer.read()
         self.moved += len(data)
         blob.sent += len(data)
