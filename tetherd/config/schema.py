@@ -110,6 +110,10 @@ class Orchestrator(msgspec.Struct, frozen=True, kw_only=True):
         doc("How long a request waits for others to share its batch; 0s = batches form of what waits anyway."),
     ] = 0.0
     attempts: Annotated[int, msgspec.Meta(ge=1, le=16), doc("Runners that may try one request before it fails.")] = 3
+    execution_timeout: Annotated[Timeout, doc("A runner that takes longer for one batch hangs and is replaced.")] = 30.0
+    balance: Annotated[
+        Literal["least-busy", "round-robin"], doc("Which of several runners that wait for a model gets its next batch.")
+    ] = "least-busy"
 
 
 class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -137,7 +141,6 @@ class Worker(msgspec.Struct, frozen=True, kw_only=True):
     )
     threads: Annotated[CountOrAuto, doc("Threads per copy for one execution; 0 = a fair share of the cores.")] = 0
     load_timeout: Annotated[Timeout, doc("A model that takes longer to load has failed to load.")] = 60.0
-    execution_timeout: Annotated[Timeout, doc("A runner that takes longer for one batch hangs and is replaced.")] = 30.0
     idle_unload: Annotated[Delay, doc("Unload models unused for this long; 0s = only when memory is short.")] = 0.0
     preload: Annotated[
         tuple[Annotated[str, text_form("reference")], ...],

@@ -1,5 +1,5 @@
 """The orchestrator: one queue per model version, handed out in batches to the runners that wait for work."""
 
-from tetherd.roles.orchestrator.role import Orchestrator
+from tetherd.roles.orchestrator.role import Limits, Orchestrator
 
-__all__ = ["Orchestrator"]
+__all__ = ["Limits", "Orchestrator"]

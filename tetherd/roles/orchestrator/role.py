@@ -119,6 +119,13 @@ class Orchestrator:
         for worker in self._fleet.remove_lost(peer):
             self._bury(worker, "connection lost")
 
+    async def drain(self, until: Seconds) -> None:
+        """Return when no work waits or is handed out, at the latest at ``until``."""
+        while self._clock.monotonic() < until:
+            if not self._leases and not any(lane.queue.waiting for lane in self._lanes.values()):
+                return
+            await asyncio.sleep(_TICK)
+
     # --- requests ----------------------------------------------------------------------------------------------------
 
     async def _infer(self, request: Infer, context: Context) -> Inferred:
