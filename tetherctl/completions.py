@@ -52,6 +52,60 @@ def _names(flags: Iterable[Flag]) -> list[str]:
     return [name for flag in flags for name in flag.names]
 
 
+BASH: Final = """\
+# bash completion for tetherctl; @head@
+
+_tetherctl_words() {
+    local IFS=$' \\t\\n'
+    mapfile -t COMPREPLY < <(compgen -W "$1" -- "${COMP_WORDS[COMP_CWORD]}")
+}
+
+_tetherctl_models() {
+    _tetherctl_words "$("${COMP_WORDS[0]}" __complete models "${COMP_WORDS[COMP_CWORD]}" 2>/dev/null)"
+}
+
+_tetherctl() {
+    local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]} path="" word words="" i skip=""
+    COMPREPLY=()
+    for ((i = 1; i < COMP_CWORD; i++)); do
+        word=${COMP_WORDS[i]}
+        if [[ $skip ]]; then
+            skip=""
+            continue
+        fi
+        case $word in
+        @valued@) skip=1 ;;
+        -*) ;;
+        *)
+            case $path in
+            "") path=$word ;;
+            @groups@) path="$path $word" ;;
+            esac
+            ;;
+        esac
+    done
+    case $prev in
+@lists@
+        @files@) compopt -o default; return ;;
+    esac
+    [[ $skip ]] && return
+    if [[ $cur == -* ]]; then
+        case $path in
+@flags@
+        esac
+        _tetherctl_words "$words @options@"
+        return
+    fi
+    case $path in
+@cases@
+    esac
+    _tetherctl_words "$words"
+}
+
+complete -F _tetherctl tetherctl
+"""
+
+
 def bash() -> str:
     """Return the script for bash."""
     words = [*(word for word, _ in _top())]
@@ -67,58 +121,25 @@ def bash() -> str:
     lists = [
         f'        {"|".join(flag.names)}) _tetherctl_words "{" ".join(flag.values)}"; return ;;' for flag in _choices()
     ]
-    return f"""\
-# bash completion for tetherctl; {HEAD}
+    return _fill(BASH, cases=cases, flags=flags, lists=lists, options=" ".join(_names(global_flags())))
 
-_tetherctl_words() {{
-    local IFS=$' \\t\\n'
-    mapfile -t COMPREPLY < <(compgen -W "$1" -- "${{COMP_WORDS[COMP_CWORD]}}")
-}}
 
-_tetherctl_models() {{
-    _tetherctl_words "$("${{COMP_WORDS[0]}}" __complete models "${{COMP_WORDS[COMP_CWORD]}}" 2>/dev/null)"
-}}
-
-_tetherctl() {{
-    local cur=${{COMP_WORDS[COMP_CWORD]}} prev=${{COMP_WORDS[COMP_CWORD - 1]}} path="" word words="" i skip=""
-    COMPREPLY=()
-    for ((i = 1; i < COMP_CWORD; i++)); do
-        word=${{COMP_WORDS[i]}}
-        if [[ $skip ]]; then
-            skip=""
-            continue
-        fi
-        case $word in
-        {"|".join(_valued())}) skip=1 ;;
-        -*) ;;
-        *)
-            case $path in
-            "") path=$word ;;
-            {"|".join(GROUPS)}) path="$path $word" ;;
-            esac
-            ;;
-        esac
-    done
-    case $prev in
-{chr(10).join(lists)}
-        {"|".join(_file_flags())}) compopt -o default; return ;;
-    esac
-    [[ $skip ]] && return
-    if [[ $cur == -* ]]; then
-        case $path in
-{chr(10).join(flags)}
-        esac
-        _tetherctl_words "$words {" ".join(_names(global_flags()))}"
-        return
-    fi
-    case $path in
-{chr(10).join(cases)}
-    esac
-    _tetherctl_words "$words"
-}}
-
-complete -F _tetherctl tetherctl
-"""
+def _fill(
+    template: str,
+    *,
+    lists: list[str],
+    cases: Iterable[str] = (),
+    flags: Iterable[str] = (),
+    options: str = "",
+    between: str = "|",
+) -> str:
+    """Return a template with what this command line has in place of the marks."""
+    parts = {"head": HEAD, "lists": "\n".join(lists), "cases": "\n".join(cases), "flags": "\n".join(flags)}
+    parts |= {"options": options, "groups": between.join(GROUPS)}
+    parts |= {"valued": between.join(_valued()), "files": between.join(_file_flags())}
+    for mark, text in parts.items():
+        template = template.replace(f"@{mark}@", text)
+    return template
 
 
 def _described(pairs: Iterable[tuple[str, str]]) -> str:
@@ -127,6 +148,58 @@ def _described(pairs: Iterable[tuple[str, str]]) -> str:
 
 def _flag_pairs(flags: Iterable[Flag]) -> list[tuple[str, str]]:
     return [(name, flag.help) for flag in flags for name in flag.names]
+
+
+ZSH: Final = """\
+#compdef tetherctl
+# zsh completion for tetherctl; @head@
+
+_tetherctl() {
+    local cur=$words[CURRENT] prev=$words[CURRENT-1] cmd= word skip=
+    local -i i
+    local -a pairs
+    for ((i = 2; i < CURRENT; i++)); do
+        word=$words[i]
+        if [[ -n $skip ]]; then
+            skip=
+            continue
+        fi
+        case $word in
+        @valued@) skip=1 ;;
+        -*) ;;
+        *)
+            case $cmd in
+            '') cmd=$word ;;
+            @groups@) cmd="$cmd $word" ;;
+            esac
+            ;;
+        esac
+    done
+    case $prev in
+@lists@
+        @files@) _files; return ;;
+    esac
+    [[ -n $skip ]] && return
+    if [[ $cur == -* ]]; then
+        case $cmd in
+@flags@
+        esac
+        pairs+=(@options@)
+        _describe option pairs
+        return
+    fi
+    case $cmd in
+@cases@
+    esac
+    (( $#pairs )) && _describe command pairs
+}
+
+if [[ $funcstack[1] == _tetherctl ]]; then
+    _tetherctl "$@"
+else
+    compdef _tetherctl tetherctl
+fi
+"""
 
 
 def zsh() -> str:
@@ -141,91 +214,46 @@ def zsh() -> str:
         cases.append(f"        '{spec.path}') {action} ;;")
         flags.append(f"            '{spec.path}') pairs=({_described(_flag_pairs(spec.flags))}) ;;")
     lists = [f"        {'|'.join(flag.names)}) compadd -- {' '.join(flag.values)}; return ;;" for flag in _choices()]
-    return f"""\
-#compdef tetherctl
-# zsh completion for tetherctl; {HEAD}
+    return _fill(ZSH, cases=cases, flags=flags, lists=lists, options=_described(_flag_pairs(global_flags())))
 
-_tetherctl() {{
-    local cur=$words[CURRENT] prev=$words[CURRENT-1] cmd= word skip=
-    local -i i
-    local -a pairs
-    for ((i = 2; i < CURRENT; i++)); do
-        word=$words[i]
-        if [[ -n $skip ]]; then
-            skip=
+
+FISH: Final = """\
+# fish completion for tetherctl; @head@
+
+function __tetherctl_path
+    set -l path
+    set -l skip
+    for word in (commandline -opc)[2..-1]
+        if set -q skip[1]
+            set -e skip
+            set -l skip
             continue
-        fi
-        case $word in
-        {"|".join(_valued())}) skip=1 ;;
-        -*) ;;
-        *)
-            case $cmd in
-            '') cmd=$word ;;
-            {"|".join(GROUPS)}) cmd="$cmd $word" ;;
-            esac
-            ;;
-        esac
-    done
-    case $prev in
-{chr(10).join(lists)}
-        {"|".join(_file_flags())}) _files; return ;;
-    esac
-    [[ -n $skip ]] && return
-    if [[ $cur == -* ]]; then
-        case $cmd in
-{chr(10).join(flags)}
-        esac
-        pairs+=({_described(_flag_pairs(global_flags()))})
-        _describe option pairs
-        return
-    fi
-    case $cmd in
-{chr(10).join(cases)}
-    esac
-    (( $#pairs )) && _describe command pairs
-}}
+        end
+        switch $word
+            case @valued@
+                set skip 1
+            case '-*'
+            case '*'
+                if test (count $path) -eq 0; or contains -- "$path" @groups@
+                    set -a path $word
+                end
+        end
+    end
+    string join ' ' -- $path
+end
 
-if [[ $funcstack[1] == _tetherctl ]]; then
-    _tetherctl "$@"
-else
-    compdef _tetherctl tetherctl
-fi
+function __tetherctl_at
+    test (__tetherctl_path | string collect; or echo) = "$argv"
+end
+
+complete -c tetherctl -f
+@lists@
 """
 
 
 def fish() -> str:
     """Return the script for fish."""
-    lines = [
-        f"# fish completion for tetherctl; {HEAD}",
-        "",
-        "function __tetherctl_path",
-        "    set -l path",
-        "    set -l skip",
-        "    for word in (commandline -opc)[2..-1]",
-        "        if set -q skip[1]",
-        "            set -e skip",
-        "            set -l skip",
-        "            continue",
-        "        end",
-        "        switch $word",
-        f"            case {' '.join(_valued())}",
-        "                set skip 1",
-        "            case '-*'",
-        "            case '*'",
-        f'                if test (count $path) -eq 0; or contains -- "$path" {" ".join(GROUPS)}',
-        "                    set -a path $word",
-        "                end",
-        "        end",
-        "    end",
-        "    string join ' ' -- $path",
-        "end",
-        "",
-        "function __tetherctl_at",
-        '    test (__tetherctl_path | string collect; or echo) = "$argv"',
-        "end",
-        "",
-        "complete -c tetherctl -f",
-    ]
+    lines = []
     lines += [_fish("", f"-a {word} -d {_quoted(text)}") for word, text in _top()]
     for group in GROUPS:
         lines += [_fish(group, f"-a {verb} -d {_quoted(text)}") for verb, text in _verbs(group)]
@@ -236,7 +264,7 @@ def fish() -> str:
         lines += [_fish(spec.path, wanted)] if wanted else []
         lines += [_fish(spec.path, _fish_flag(flag)) for flag in spec.flags]
     lines += [f"complete -c tetherctl {_fish_flag(flag)}" for flag in global_flags()]
-    return "\n".join(lines) + "\n"
+    return _fill(FISH, lists=lines, between=" ")
 
 
 def _fish(path: str, rest: str) -> str:
