@@ -5,12 +5,11 @@ import contextlib
 import os
 import socket
 import stat
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from email.utils import formatdate
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
-from uvicorn._types import ASGI3Application
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
@@ -18,6 +17,9 @@ from tetherd.config.schema import Control, Gateway
 from tetherd.drivers.connection import Connection
 from tetherd.errors import BadConfig
 from tetherd.types import Seconds
+
+Application: TypeAlias = Callable[[Any, Any, Any], Awaitable[None]]
+"""What ASGI calls an application."""
 
 _BACKLOG: Final = 2048
 _SWEEP: Final[Seconds] = 1.0
@@ -30,7 +32,7 @@ class HttpServer:
     """
 
     def __init__(
-        self, *, app: ASGI3Application, settings: Gateway, listen: str | None = None, control: Control | None = None
+        self, *, app: Application, settings: Gateway, listen: str | None = None, control: Control | None = None
     ) -> None:
         self.settings = settings
         self.state = ServerState()
