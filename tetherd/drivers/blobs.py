@@ -185,15 +185,16 @@ class DiskBlobs:
         flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         with _disk("write an upload"):
             sink = os.open(part, flags, 0o600)
+        offset = upload.offset
         try:
             with _disk("write an upload"):
-                _write(sink, upload.offset, data)
+                _write(sink, offset, data)
             upload.add(data)
-            if upload.offset == size:
-                self._seal(digest, upload, sink)
-            else:
-                with self._dropping(digest), _disk("make an upload durable"):
+            with self._undoing(digest, sink, offset), _disk("make an upload durable"):
+                if upload.offset < size:
                     os.fdatasync(sink)
+                else:
+                    self._seal(digest, upload, sink)
         finally:
             os.close(sink)
 
@@ -201,26 +202,29 @@ class DiskBlobs:
         """Turn a complete upload into a blob."""
         path = self.path(digest)
         found = "sha256:" + upload.hasher.hexdigest()
-        with self._dropping(digest):
-            if found != digest:
-                raise DigestMismatch(
-                    f"the bytes received have the digest {found}, not {digest}",
-                    fix="the file changed or was damaged on the way: push it again",
-                )
-            with _disk("make a blob durable"):
-                os.fsync(sink)
-                _part(path).rename(path)
-                _sync_directory(self._root)
+        if found != digest:
+            self._unlink(digest)
+            raise DigestMismatch(
+                f"the bytes received have the digest {found}, not {digest}",
+                fix="the file changed or was damaged on the way: push it again",
+            )
+        os.fsync(sink)
+        _part(path).rename(path)
+        _sync_directory(self._root)
         del self._uploads[digest]
 
     @contextlib.contextmanager
-    def _dropping(self, digest: Digest) -> Iterator[None]:
-        """Leave nothing of an upload that failed: what is on disk of it is unknown or wrong."""
+    def _undoing(self, digest: Digest, sink: int, offset: int) -> Iterator[None]:
+        """Take back the last part of an upload that could not be made durable; the parts before it were."""
         try:
             yield
-        except (DigestMismatch, StorageFailed, StorageFull):
+        except (StorageFailed, StorageFull):
+            self._uploads.pop(digest, None)
+            path = self.path(digest)
             with contextlib.suppress(OSError):
-                self._unlink(digest)
+                if _size(path) is not None:
+                    path.rename(_part(path))
+                os.ftruncate(sink, offset)
             raise
 
     def _remove(self, digest: Digest) -> bool:
