@@ -49,12 +49,13 @@ class Client:
         self._buffer = b""
         self._limit = timeout or TIMEOUT
         self._until: float | None = None
+        self._unread = False
 
     def close(self) -> None:
         """Hang up."""
         if self._sock:
             self._sock.close()
-        self._sock, self._buffer = None, b""
+        self._sock, self._buffer, self._unread = None, b"", False
 
     def json(self, method: str, path: str, body: Any = None, *, timeout: float = TIMEOUT) -> Any:
         """Send ``body`` as JSON and return the decoded answer. Raises the server's error, or an Unreachable."""
@@ -123,6 +124,8 @@ class Client:
         return "\r\n".join([*lines, "", ""]).encode("latin-1")
 
     def _send(self, head: bytes, body: bytes | memoryview | None) -> None:
+        if self._unread:
+            self.close()  # what is left of the last answer would be taken for this one's
         if self._sock and select.select([self._sock], [], [], 0)[0]:
             self.close()  # the server hung up in between: do not lose a request on it
         if not self._sock:
@@ -132,7 +135,7 @@ class Client:
             view = memoryview(body or b"")
             for start in range(0, len(view), CHUNK):
                 self._push(view[start : start + CHUNK])
-        except (BrokenPipeError, ConnectionResetError):
+        except OSError:
             pass  # a server that refuses a body answers first and hangs up: its answer may be here to read
 
     def _push(self, data: bytes | memoryview) -> None:
@@ -192,24 +195,26 @@ class Client:
     def _body(self, method: str, status: int, headers: dict[str, str]) -> Iterator[bytes]:
         length = headers.get("content-length")
         if method == "HEAD" or status in {204, 304}:
-            pieces: Iterator[bytes] = iter(())
-        elif headers.get("transfer-encoding", "").lower() == "chunked":
-            pieces = self._chunked()
+            return iter(())
+        if headers.get("transfer-encoding", "").lower() == "chunked":
+            pieces: Iterator[bytes] = self._chunked()
         elif length is not None:
             if not (length.isascii() and length.isdigit()):
                 raise self._not_tether("its answer has no usable length")
             pieces = self._exactly(int(length))
         else:
             pieces = self._until_closed()
+        self._unread = True
         return self._guarded(pieces, headers)
 
     def _guarded(self, pieces: Iterator[bytes], headers: dict[str, str]) -> Iterator[bytes]:
-        whole = False
+        whole, sock = False, self._sock
         try:
             yield from pieces
-            whole = True
+            whole, self._unread = True, False
         finally:
-            if not whole or headers.get("connection", "").lower() == "close":
+            over = not whole or headers.get("connection", "").lower() == "close"
+            if over and self._sock is sock:  # a body given up late must not end the connection that came after
                 self.close()
 
     def _exactly(self, length: int) -> Iterator[bytes]:
@@ -235,7 +240,10 @@ class Client:
         while True:
             if data:
                 yield data
-            data = self._wait(lambda sock: sock.recv(CHUNK))
+            try:
+                data = self._wait(lambda sock: sock.recv(CHUNK))
+            except OSError as error:
+                raise ConnectionLost(f"the connection to {self.endpoint} broke: {error.strerror}") from None
             if not data:
                 self.close()
                 return
@@ -244,14 +252,14 @@ class Client:
         raw = answer.read()
         try:
             body = msgspec.json.decode(raw, type=dict[str, Any])
-            wait = answer.headers.get("retry-after", "")
+            wait, details = answer.headers.get("retry-after", ""), body.get("details")
             return revive(
                 Failure(
                     str(body.get("code", "INTERNAL")),
                     str(body["error"]),
                     str(body.get("fix") or ""),
                     retry_after=float(wait) if wait.isdigit() else None,
-                    details=body.get("details") or {},
+                    details=details if isinstance(details, dict) else {},
                 )
             )
         except (msgspec.DecodeError, KeyError):

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import Final, TypeVar
 
 from tetherctl.progress import Progress
-from tetherd.errors import TetherError, Unreachable
+from tetherd.errors import TetherError
 
 T = TypeVar("T")
 
@@ -23,11 +23,6 @@ def waits() -> Iterator[float]:
         yield wait
         total += wait
         wait = min(wait * 2, LONGEST)
-
-
-def may_pass(error: TetherError) -> bool:
-    """Return whether waiting can help: the daemon is away or cannot serve for the moment."""
-    return isinstance(error, Unreachable) or error.retryable
 
 
 class Patience:
@@ -49,7 +44,7 @@ class Patience:
             except TetherError as error:
                 if self.moved() > before:
                     attempt, pauses, before = 0, waits(), self.moved()
-                pause = next(pauses, None) if may_pass(error) else None
+                pause = next(pauses, None) if error.retryable else None
                 if pause is None:
                     raise
                 attempt += 1

@@ -63,7 +63,7 @@ class Progress:
         if self.form == "json":
             self._json(done=self.done, total=self.total, complete=final)
         elif self.form == "bar":
-            self.out.progress(self._bar(self._width()), live=not final)
+            self.out.progress(self._bar(self._width(), final=final), live=not final)
         elif self.form == "plain" and (final or self.done > self.first):
             self.out.progress(self._plain(final=final))
 
@@ -75,17 +75,22 @@ class Progress:
 
     def _plain(self, *, final: bool) -> str:
         if final:
-            return f"  {self.name:<8} done  {size(self.total)} in {span(self.clock() - self.started)}"
+            moved = f"  {size(self.total)} in {span(self.clock() - self.started)}" if self.total else ""
+            return f"  {self.name:<8} done{moved}"
         return f"  {self.name:<8} {self.percent}%  {size(self.done)} of {size(self.total)}"
 
-    def _bar(self, width: int) -> str:
+    def _bar(self, width: int, *, final: bool) -> str:
+        if not self.total:  # nothing to measure: one question and its answer
+            return f"  {self.name:<8} {'done' if final else '...'}"[: max(width - 1, 0)]
         filled = BAR * self.percent // 100
         bar = f"[{'#' * filled}{'-' * (BAR - filled)}]"
         parts = [f"  {self.name:<8}", bar, f"{self.percent:3d}%", f" {size(self.done)}/{size(self.total)}"]
         seconds = self.clock() - self.started
         rate = (self.done - self.first) / seconds if seconds > 0.5 else 0
-        if rate:
+        if rate and not final:
             parts += [f" {size(rate)}/s", f" eta {span((self.total - self.done) / rate)}"]
+        elif final:
+            parts.append(f" in {span(seconds)}")
         return " ".join(parts)[: max(width - 1, 0)]
 
     def _width(self) -> int:

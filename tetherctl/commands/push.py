@@ -93,7 +93,7 @@ class Upload:
         """Hash the files, ask what is there already, and upload the rest."""
         self._hash(source)
         self.progress.phase("check")
-        self.session.client.request("GET", "/health/live")  # a daemon that does not run is told at once
+        self.session.client.json("GET", "/health/live")  # a daemon that does not run is told at once
         for blob in self.blobs:
             self.patience.run(partial(self._check, blob))
         self.progress.finish()
