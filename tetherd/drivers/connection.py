@@ -7,6 +7,7 @@ them once a second.
 import asyncio
 from enum import Enum
 from typing import Any, Final, Protocol
+from urllib.parse import unquote
 
 import httptools
 from uvicorn._types import ASGI3Application
@@ -32,6 +33,10 @@ _PIECE: Final = 64
 """A body in more pieces than the first, averaging less than the second in bytes, is refused: each costs a call."""
 
 
+_JOINED: Final = 64 * 1024
+"""Bodies up to this size are copied behind their head, longer ones are written apart."""
+
+
 class Reading(Enum):
     """What of a request is being read."""
 
@@ -51,6 +56,46 @@ class Listener(Protocol):
 
     def left(self) -> None:
         """Called when a connection is gone."""
+
+
+class Cycle(RequestResponseCycle):
+    """One request and its answer. An answer in one piece is written in one piece, head and body."""
+
+    _start: Any = None
+
+    async def send(self, message: Any) -> None:
+        """Take a message from the application; the start of an answer waits for its body."""
+        if self._start is None and message["type"] == "http.response.start" and not self.response_started:
+            self._start = message
+            return
+        start, self._start = self._start, None
+        if start is None or message.get("more_body"):
+            if start is not None:
+                await super().send(start)
+            await super().send(message)
+            return
+        if self.flow.write_paused and not self.disconnected:
+            await self.flow.drain()
+        if not self.disconnected:
+            self._write(start, message.get("body", b""))
+
+    def _write(self, start: Any, body: bytes) -> None:
+        lines = [STATUS_LINE[start["status"]]]
+        lines += [b"%s: %s\r\n" % header for header in self.default_headers]
+        lines += [b"%s: %s\r\n" % header for header in start["headers"]]
+        lines.append(b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n")
+        if self.scope["method"] == "HEAD":
+            body = b""
+        if len(body) < _JOINED:
+            lines.append(body)
+            self.transport.write(b"".join(lines))
+        else:
+            self.transport.writelines([b"".join(lines), body])
+        self.response_started = self.response_complete = True
+        self.message_event.set()
+        if not self.keep_alive:
+            self.transport.close()
+        self.on_response()
 
 
 class Connection(HttpToolsProtocol):
@@ -138,16 +183,44 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Check the head and hand the request to the application."""
-        if len(self.headers) > MAX_HEADERS or _size(self.url, self.headers) > MAX_HEAD:
-            raise _too_large()
-        if self.parser.get_method() in (b"TRACE", b"CONNECT"):
-            raise MethodNotAllowed("TRACE and CONNECT are not served")
-        if self.parser.get_http_version() not in ("1.1", "1.0"):
-            raise InvalidInput("the request is not HTTP/1.1")
-        super().on_headers_complete()
+        method, version = self.parser.get_method(), self.parser.get_http_version()
+        self._check_head(method, version)
+        url = httptools.parse_url(self.url)
+        self.scope["method"] = method.decode("ascii")
+        self.scope["http_version"] = version
+        self.scope["raw_path"] = url.path
+        self.scope["path"] = unquote(url.path.decode("ascii")) if b"%" in url.path else url.path.decode("ascii")
+        self.scope["query_string"] = url.query or b""
+        busy = self.running is not None and not self.running.response_complete
+        self.cycle = Cycle(
+            scope=self.scope,
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=False,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=self.expect_100_continue,
+            keep_alive=version == "1.1" and self.parser.should_keep_alive(),
+            on_response=self.on_response_complete,
+        )
         self.reading = Reading.BODY
         self.since = self.listener.now
         self.received = self.pieces = 0
+        if busy or self.pipeline:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((self.cycle, self.app))
+        else:
+            self._start_asgi_task(self.cycle, self.app)
+
+    def _check_head(self, method: bytes, version: str) -> None:
+        if len(self.headers) > MAX_HEADERS or _size(self.url, self.headers) > MAX_HEAD:
+            raise _too_large()
+        if method in (b"TRACE", b"CONNECT"):
+            raise MethodNotAllowed("TRACE and CONNECT are not served")
+        if version not in ("1.1", "1.0"):
+            raise InvalidInput("the request is not HTTP/1.1")
 
     def on_body(self, body: bytes) -> None:
         """Pass a piece of the body on, unless they are absurdly small."""

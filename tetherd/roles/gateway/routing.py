@@ -1,6 +1,7 @@
 """The table of paths: finds the handler of a request, and is what the OpenAPI document is made from."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final, TypeAlias
 from urllib.parse import unquote_to_bytes
 
@@ -11,7 +12,7 @@ from tetherd.roles.gateway.exchange import Answer, Exchange
 
 Handler: TypeAlias = Callable[[Exchange], Awaitable[Answer]]
 
-METHODS: Final = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
+DONE: Final[Mapping[int, str]] = MappingProxyType({200: "Done"})
 
 
 class Route(msgspec.Struct, frozen=True):
@@ -25,7 +26,7 @@ class Route(msgspec.Struct, frozen=True):
     path: str
     handler: Handler
     summary: str
-    answers: dict[int, str] = {200: "Done"}
+    answers: Mapping[int, str] = DONE
     errors: tuple[int, ...] = ()
     body: tuple[str, dict[str, Any]] | None = None
 
