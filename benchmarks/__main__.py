@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import contenders, failover, memory, serving
+from benchmarks.load import WrongAnswer
+from benchmarks.tether import NotReady
 from benchmarks.workloads import NAMES
 
 HERE = Path(__file__).parent
@@ -19,9 +21,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that blocks end and take their servers with them
     with tempfile.TemporaryDirectory(prefix="tether-bench-") as name:
         folder = Path(name)
-        if options.what == "serving":
-            return _serving(options, folder)
-        figures = failover.run(folder) if options.what == "failover" else memory.run(folder, options.cycles)
+        try:
+            if options.what == "serving":
+                return _serving(options, folder)
+            figures = failover.run(folder) if options.what == "failover" else memory.run(folder, options.cycles)
+        except (NotReady, WrongAnswer, OSError) as error:
+            print(f"FAILED {error!r}" if isinstance(error, OSError) else f"FAILED {error}")
+            return 1
     return int(any(figure.verdict() == "MISS" for figure in figures))
 
 

@@ -65,7 +65,7 @@ def runners(port: int) -> list[dict[str, Any]]:
     """Return the runners that the daemon says are ready to serve a model."""
     _, body = call(port, "GET", "/api/v1/status")
     workers = json.loads(body)["workers"]
-    return [runner for worker in workers for runner in worker["runners"] if runner["state"] == "ready"]
+    return [runner for worker in workers for runner in worker["runners"] if runner["state"] == "READY"]
 
 
 def wait(run: Server, test: Callable[[], bool], log: Path, limit: float = START) -> None:
