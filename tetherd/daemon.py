@@ -1,6 +1,7 @@
 """The composition root: from settings to running roles. The only module that names concrete classes of every layer."""
 
 import asyncio
+import gc
 import os
 import secrets
 from collections.abc import Callable
@@ -38,6 +39,9 @@ async def serve(config: Config, *, ready: Callable[[], None]) -> None:
     use, a directory that cannot be written.
     """
     daemon = Daemon(config, SystemClock())
+    # What is alive now stays alive: the collector need not walk it again and again, 30 ms each time, under load.
+    gc.collect()
+    gc.freeze()
     async with asyncio.TaskGroup() as group:
         duties = [group.create_task(run(lambda: None)) for run in daemon.duties]
         front = group.create_task(daemon.front.run(ready))

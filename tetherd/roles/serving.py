@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Final
 
 from tetherd.errors import ExecutionFailed, TetherError
+from tetherd.policy.inline import Inlining
 from tetherd.ports import Caller, Clock, Engine
 from tetherd.types import Seconds
 from tetherd.wire.assignments import Assignment
@@ -100,14 +101,7 @@ def take(assignment: Assignment, finished: Finished | None, *, last: bool = Fals
 
 
 class Inline:
-    """The slots of a runner hosted inside the worker's process, where its requests need no encoding.
-
-    ``run`` executes a blocking function in a thread. What has been seen to take less than handing it to a thread and
-    back costs is executed right on the event loop instead.
-    """
-
-    CHEAP_NS: Final = 200_000
-    SEEN: Final = 32
+    """The slots of a runner hosted inside the worker's process, where its requests need no encoding."""
 
     def __init__(self, assignment: Assignment, engine: Engine, caller: Caller, clock: Clock) -> None:
         self._assignment = assignment
@@ -115,7 +109,7 @@ class Inline:
         self._caller = caller
         self._clock = clock
         self._turn = asyncio.Lock()
-        self._cheap = 0
+        self._inlining = Inlining()
         self.executed = 0
 
     async def serve(self) -> None:
@@ -134,10 +128,9 @@ class Inline:
     async def _execute(self, batch: Batch) -> Finished:
         async with self._turn:
             self.executed += 1
-            if self._cheap >= self.SEEN:
+            if self._inlining.decide():
                 finished = execute(self._engine, batch)
             else:
                 finished = await asyncio.to_thread(execute, self._engine, batch)
-        spent = finished.input_ns + finished.infer_ns + finished.output_ns
-        self._cheap = min(self._cheap + 1, self.SEEN) if finished.failure is None and spent < self.CHEAP_NS else 0
+        self._inlining.observe((finished.input_ns + finished.infer_ns + finished.output_ns) / 1e9)
         return finished
