@@ -2,11 +2,9 @@
 
 import os
 import pty
-import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -254,77 +252,6 @@ class TestSettings:
         done = ctl("status")
         assert done.returncode in {2, 78}
         assert "cli.toml" in done.stderr
-
-    def test_config_show_names_origins(self, ctl: Any, place: Path) -> None:
-        items = loads(ctl("config", "show", "cli", "--json").stdout)["items"]
-        assert {"key": "cli.output", "value": "json", "origin": "--output"} in items
-        assert ctl("config", "show", "cli.nothing").returncode == 2
-        assert loads(ctl("config", "path", "--json").stdout)["schema"] == "tether.config.path/v1"
-
-    def test_config_validate(self, ctl: Any, place: Path) -> None:
-        bad = place / "tetherd.toml"
-        bad.write_text("[gateway]\nlissten = 'x'\nlisten = 5\n")
-        done = ctl("config", "validate", str(bad))
-        assert done.returncode == 78
-        assert "did you mean gateway.listen" in done.stderr
-        assert len(loads(ctl("config", "validate", str(bad), "--json").stderr)["problems"]) == 2
-        assert ctl("config", "validate", "-", stdin="").returncode == 0
-
-
-class TestEndings:
-    def test_a_reader_that_leaves_is_no_error(self, env: dict[str, str], daemon: Any) -> None:
-        read, write = os.pipe()
-        os.close(read)
-        done = subprocess.run(
-            [sys.executable, "-m", "tetherctl", "status"],
-            env=env,
-            stdout=write,
-            stderr=subprocess.PIPE,
-            timeout=10,
-            check=False,
-        )
-        os.close(write)
-        assert (done.returncode, done.stderr) == (141, b"")
-
-    @pytest.mark.parametrize("words", ["--version", "status", "models push --help", "help errors"])
-    def test_closed_streams(self, env: dict[str, str], daemon: Any, words: str) -> None:
-        script = f"{sys.executable} -m tetherctl {words}"
-        for closing in (">&-", "2>&-", "<&-", ">&- 2>&- <&-"):
-            done = subprocess.run(
-                ["/bin/sh", "-c", f"{script} {closing}"], env=env, capture_output=True, timeout=10, check=False
-            )
-            assert done.returncode in {0, 141}
-            assert b"Traceback" not in done.stderr
-
-    def test_full_disk_under_stdout(self, env: dict[str, str], daemon: Any) -> None:
-        script = f"{sys.executable} -m tetherctl status > /dev/full"
-        done = subprocess.run(
-            ["/bin/sh", "-c", script], env=env, capture_output=True, text=True, timeout=10, check=False
-        )
-        assert done.returncode == 1
-        assert "No space left" in done.stderr
-        assert "Traceback" not in done.stderr
-
-    @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-    def test_signals(self, env: dict[str, str], daemon: Any, number: int, code: int) -> None:
-        daemon.rules.append(lambda http: time.sleep(5) or True)
-        process = subprocess.Popen(
-            [sys.executable, "-m", "tetherctl", "models", "ls"], env=env, stderr=subprocess.PIPE, text=True
-        )
-        while not daemon.seen:
-            time.sleep(0.01)
-        process.send_signal(number)
-        _, said = process.communicate(timeout=5)
-        assert (process.returncode, said) == (code, "")
-
-    def test_a_bug_names_a_report(self, ctl: Any, daemon: Any) -> None:
-        daemon.rules.append(lambda http: bool(http.reply(200, {"models": [{"nme": 1}]})) or True)
-        done = ctl("models", "ls")
-        assert done.returncode == 70
-        assert "Traceback" not in done.stderr
-        report = Path(done.stderr.split()[-1])
-        assert "KeyError" in report.read_text()
-        report.unlink()
 
 
 class TestRemove:

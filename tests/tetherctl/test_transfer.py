@@ -54,7 +54,7 @@ class TestPush:
         daemon.seen.clear()
         done = ctl("models", "push", str(digits), "--json")
         document = loads(done.stdout)
-        assert (document["number"], document["created_now"], document["alias"]) == (1, False, "latest")
+        assert (document["number"], document["new"], document["alias"]) == (1, False, "latest")
         assert document["schema"] == "tether.models.push/v1"
         assert done.stderr == ""
         assert not [method for method, _, _ in daemon.seen if method == "PATCH"]

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final
 from typer import Argument, Context, Option
 
 from tetherctl.errors import Usage
-from tetherctl.human import ago, clean, rfc3339, size
+from tetherctl.human import ago, clean, size, stamped
 from tetherctl.output import Column
 from tetherctl.session import Session
 from tetherd.types import LATEST, parse_alias, parse_model, parse_reference
@@ -28,7 +28,7 @@ def ls(
 ) -> None:
     """List models."""
     session: Session = ctx.obj
-    items = [_dated(item) for item in session.client.json("GET", ROOT)["models"]]
+    items = stamped(session.client.json("GET", ROOT)["models"])
     shown = [item for item in items if fnmatchcase(item["name"], pattern)]
     now = time.time()
     columns = [
@@ -141,9 +141,8 @@ def rm(
 
 
 def _fetch(session: Session, model: str) -> dict[str, Any]:
-    document: dict[str, Any] = session.client.json("GET", f"{ROOT}/{parse_reference(model)}")
-    document["versions"] = [_dated(item) for item in document["versions"]]
-    return _dated(document)
+    document: dict[str, Any] = stamped(session.client.json("GET", f"{ROOT}/{parse_reference(model)}"))
+    return document
 
 
 def _steer(session: Session, model: str, verb: str) -> None:
@@ -213,11 +212,6 @@ def _aliases(aliases: dict[str, Any]) -> str:
 
 def _state(item: dict[str, Any]) -> str:
     return clean(item.get("state", "")).lower()
-
-
-def _dated(item: dict[str, Any]) -> dict[str, Any]:
-    created = item.get("created")
-    return {**item, "created": rfc3339(created)} if isinstance(created, int | float) else item
 
 
 def _moment(created: str) -> float:

@@ -11,7 +11,7 @@ from typer import Argument, Context, Option
 from tetherctl.client import CHUNK, Answer
 from tetherctl.commands.models import short
 from tetherctl.errors import Usage
-from tetherctl.human import clean, size
+from tetherctl.human import clean, size, stamped
 from tetherctl.patience import Patience
 from tetherctl.progress import Progress
 from tetherctl.session import Session
@@ -195,15 +195,15 @@ class Upload:
 def _report(session: Session, source: Source, answer: Answer, model: str, alias: str) -> None:
     import msgspec
 
-    document: dict[str, Any] = msgspec.json.decode(answer.read())
-    number = document.get("number", document.get("version"))
+    document: dict[str, Any] = stamped(msgspec.json.decode(answer.read()))
+    number = document["number"]
     new = answer.status == 201
     total = sum(file.stat().st_size for file in source.files.values())
     verb = "pushed" if new else "already there:"
     lines = [
         f"{verb} {clean(model)}@{number}  {short(document['digest'])}  {size(total)}  {clean(alias)} -> {number}",
     ]
-    document = {**document, "name": model, "number": number, "alias": alias, "created_now": new}
+    document |= {"name": model, "alias": alias, "new": new}
     session.out.record("tether.models.push/v1", document, lines, f"{model}@{number}")
     reference = model if alias == LATEST else f"{model}@{alias}"
     example = clean(source.root / source.example) if source.example else "input.json"

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from typer import Context
 
-from tetherctl.human import clean, size, span
+from tetherctl.human import clean, size, span, stamped
 from tetherctl.session import Session
 
 SCHEMA: Final = "tether.status/v1"
@@ -14,14 +14,15 @@ SCHEMA: Final = "tether.status/v1"
 def status(ctx: Context) -> None:
     """Show whether inference can be served, and by whom."""
     session: Session = ctx.obj
-    document = session.client.json("GET", "/api/v1/status")
+    document = stamped(session.client.json("GET", "/api/v1/status"))
+    document["uptime_ms"] = int(document.pop("uptime_s", 0) * 1000)
     session.out.record(SCHEMA, document, lines(document), document.get("node", ""))
 
 
 def lines(doc: dict[str, Any]) -> Iterator[str]:
     """Yield one screen about one daemon."""
     state = "ready" if doc.get("ready") else "not ready"
-    up, pid = span(doc.get("uptime_s", 0)), doc.get("pid", "")
+    up, pid = span(doc.get("uptime_ms", 0) / 1000), doc.get("pid", "")
     yield f"{clean(doc.get('node', ''))}  {state}  up {up}  tether {clean(doc.get('version', ''))}  pid {pid}"
     if doc.get("reason"):
         yield _fact("why", doc["reason"])
@@ -30,12 +31,10 @@ def lines(doc: dict[str, Any]) -> Iterator[str]:
         yield _fact("address", doc["address"])
     for part in ("orchestrator", "manager"):
         if part in doc:
-            yield f"  {part.ljust(12)}{'reachable' if doc[part].get('reachable') else 'not reachable'}".replace(
-                "  " * 6, " "
-            )
-    yield f"  models     {doc.get('models', 0)}"
+            yield _fact(part, "reachable" if doc[part].get("reachable") else "not reachable")
+    yield _fact("models", doc.get("models", 0))
     workers = doc.get("workers", [])
-    yield f"  workers    {len(workers)}"
+    yield _fact("workers", len(workers))
     for worker in workers:
         yield from _worker(worker)
     queues = doc.get("queues", [])
