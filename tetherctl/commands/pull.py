@@ -75,7 +75,7 @@ class Download:
 
     def run(self) -> None:
         """Fetch what is missing. Raises LocalConflict, DigestMismatch, OSError and what the daemon says."""
-        self.progress.phase("check", sum(file.size for file in self.files))
+        self.progress.phase("check")
         missing = [file for file in self.files if not self._is_here(file)]
         self.progress.finish()
         self.progress.phase("download", sum(file.size for file in missing))
