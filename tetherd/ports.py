@@ -1,26 +1,26 @@
-"""What roles need from the outside, as small Protocols owned by the roles. Drivers implement them; testing fakes them."""
+"""What roles need from the outside: small Protocols owned by the roles, implemented by drivers, faked by testing."""
 
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
 from tetherd.types import Buffer, Digest, Seconds, Signature, Tensor
-from tetherd.wire.manifest import Config
 from tetherd.wire.assignments import Assignment, Event
+from tetherd.wire.manifest import Config
 from tetherd.wire.messages import Alias, BlobState, Catalog, FileEntry, Request, Version
 
 R = TypeVar("R")
 
-
-class Peer(Protocol):
-    """Who sent a request. ``id`` is unique for the life of a connection; ``None`` stands for this very process."""
-
-    @property
-    def id(self) -> int | None: ...
+REQUEST_ID: Final[ContextVar[str]] = ContextVar("request_id", default="")
+"""The request that the current task works for. Whoever takes a request in sets it; every log line carries it."""
 
 
 class Context:
-    """What travels beside a request: who sent it, until when it matters, and the id that its log lines carry."""
+    """What travels beside a request: until when it matters, who sent it, and the id that its log lines carry.
+
+    ``peer`` identifies a connection for its life; None stands for this very process.
+    """
 
     __slots__ = ("deadline", "peer", "request_id")
 
@@ -57,9 +57,13 @@ class Caller(Protocol):
 class Clock(Protocol):
     """Time. Roles never read it any other way."""
 
-    def monotonic(self) -> Seconds: ...
+    def monotonic(self) -> Seconds:
+        """Return seconds since an arbitrary moment; never goes back."""
+        ...
 
-    def wall(self) -> Seconds: ...
+    def wall(self) -> Seconds:
+        """Return seconds since the epoch, as this host believes; may jump."""
+        ...
 
 
 class Engine(Protocol):

@@ -16,6 +16,7 @@ from tetherd.config.schema import LogFormat, LogLevel
 from tetherd.drivers import logs
 from tetherd.drivers.logs import Bound, Pretty
 from tetherd.errors import QueueFull
+from tetherd.ports import REQUEST_ID
 
 LOG = logging.getLogger("tetherd.gateway")
 
@@ -85,7 +86,7 @@ def test_an_exception_is_err() -> None:
 
 async def test_every_line_of_a_request_carries_its_id() -> None:
     async def serve(request_id: str) -> None:
-        logs.REQUEST_ID.set(request_id)
+        REQUEST_ID.set(request_id)
         LOG.info("one")
         await asyncio.sleep(0)
         LOG.info("two")

@@ -62,7 +62,7 @@ class Rpc(msgspec.Struct, frozen=True, kw_only=True):
         int,
         text_form("size", ge=2 * MIB, le=GIB),
         doc("The largest message taken from a peer; a request's tensors must fit into one."),
-    ] = 16 * MIB
+    ] = 64 * MIB
 
 
 class Peers(msgspec.Struct, frozen=True, kw_only=True):

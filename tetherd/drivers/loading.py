@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from tetherd.drivers.onnx import OnnxEngine
 from tetherd.drivers.rpc import BlockingCaller
-from tetherd.drivers.unpack import unpack
+from tetherd.drivers.unpack import prune, unpack
 from tetherd.types import Seconds
 from tetherd.wire.assignments import Assignment
 from tetherd.wire.messages import Request
@@ -23,6 +23,7 @@ def load(assignment: Assignment) -> OnnxEngine:
         found = unpack(assignment.version, Path(assignment.cache_dir), call)
     finally:
         manager.close()
+    prune(Path(assignment.cache_dir), assignment.keep)
     return OnnxEngine(found.model, found.signature, assignment.threads)
 
 

@@ -14,17 +14,14 @@ import time
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import Any, Final, TypeAlias
 
 from pythonjsonlogger.orjson import OrjsonFormatter
 
 from tetherd.config.schema import LogFormat, LogLevel
 from tetherd.errors import TetherError
+from tetherd.ports import REQUEST_ID
 from tetherd.types import Seconds
-
-REQUEST_ID: Final[ContextVar[str]] = ContextVar("request_id", default="")
-"""The request that the current task works for; every line logged meanwhile carries it."""
 
 PER_CAUSE: Final = 100
 """Lines per second that one place in the code may write."""

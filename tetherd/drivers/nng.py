@@ -17,7 +17,7 @@ from typing import Any, Final
 import pynng
 from pynng import ffi, lib
 
-from tetherd.errors import BadConfig, Internal, TooLarge, Unavailable
+from tetherd.errors import BadConfig, Internal, InUse, TooLarge, Unavailable
 from tetherd.types import Buffer, Seconds
 
 CLOSED: Final = lib.NNG_ECLOSED
@@ -27,8 +27,8 @@ RESET: Final = lib.NNG_ECONNRESET
 
 _RECONNECT_MS: Final = (100, 2_000)
 _IPC_PATH_MAX: Final = 107
-# nng starts threads by the number of cores, and every message crosses two of them: on a small host few threads that stay
-# awake are faster than many that have to be woken (a lone request's round trip: 15 % less).
+# nng starts threads by the number of cores, and every message crosses two of them: on a small host, few threads that
+# stay awake are faster than many that have to be woken (a lone request's round trip: 15 % less).
 _THREADS: Final = (
     (lib.NNG_INIT_NUM_TASK_THREADS, 2),
     (lib.NNG_INIT_MAX_TASK_THREADS, 2),
@@ -67,14 +67,14 @@ def _bounded(socket: Any, max_message: int) -> Any:
 
 
 def listen(socket: Any, address: str) -> None:
-    """Listen on ``address``. Raises BadConfig where nng would delete a file or the address is taken."""
+    """Listen on ``address``. Raises BadConfig where nng would delete a file, InUse if it is taken."""
     if address.startswith("ipc://"):
         _check_ipc_path(Path(address.removeprefix("ipc://")))
     try:
         # umask would be process-wide: the directory (0700) is what keeps others out.
         socket.listen(address)
     except pynng.exceptions.AddressInUse:
-        raise BadConfig(f"{address} is in use by another process", fix="stop it, or set rpc.listen") from None
+        raise InUse(f"{address} is in use by another process", fix="stop it, or set rpc.listen") from None
     except pynng.exceptions.NNGException as error:
         raise BadConfig(f"cannot listen on {address}: {error}", fix="set rpc.listen to a free address") from None
 

@@ -22,7 +22,7 @@ from tetherd.errors import (
     Unreachable,
     revive,
 )
-from tetherd.ports import Clock, Context, Handler
+from tetherd.ports import REQUEST_ID, Clock, Context, Handler
 from tetherd.types import Seconds
 from tetherd.wire.frames import CALL, CANCEL, FAILURE, REPLY, Codec, Frame, Header
 from tetherd.wire.messages import Done, Request
@@ -133,6 +133,7 @@ class Server:
         return None
 
     async def _answer(self, slot: "_Slot", handler: Handler, message: Any, context: Context, call: int) -> None:
+        REQUEST_ID.set(context.request_id)
         try:
             kind, reply = REPLY, await handler(message, context)
         except TetherError as error:
@@ -140,7 +141,7 @@ class Server:
         except asyncio.CancelledError:
             kind, reply = FAILURE, Cancelled("the caller went away").failure()
         except Exception:
-            _log.exception("a handler failed", extra={"method": type(message).METHOD, "request_id": context.request_id})
+            _log.exception("a handler failed", extra={"method": type(message).METHOD})
             kind, reply = FAILURE, Internal("the request met a bug; the log has the details").failure()
         assert context.peer is not None
         self._calls[context.peer].pop(call, None)

@@ -52,15 +52,18 @@ def unpack(version: Digest, cache: Path, call: Call) -> Unpacked:
 
 
 def prune(cache: Path, keep: int) -> None:
-    """Remove all but the ``keep`` versions used last, and what interrupted fetches left."""
-    versions = cache / "versions"
-    if not versions.is_dir():
-        return
-    found = sorted(versions.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
-    for path in [path for path in found if path.name.startswith(".")] + [
-        path for path in found if not path.name.startswith(".")
-    ][keep:]:
+    """Remove all but the ``keep`` versions that were loaded last. What runners hold is in their memory by then."""
+    found = [path for path in (cache / "versions").glob("*") if not path.name.startswith(".")]
+    found.sort(key=_used, reverse=True)
+    for path in found[keep:]:
         shutil.rmtree(path, ignore_errors=True)
+
+
+def _used(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:  # another runner pruned it
+        return 0.0
 
 
 def _intact(home: Path, files: list[FileEntry]) -> bool:

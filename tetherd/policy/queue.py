@@ -1,6 +1,6 @@
 """One bounded queue of work for one model version: what waits, in which order, and which of it forms a batch."""
 
-from collections import deque
+from collections import OrderedDict
 from typing import Any, Final
 
 from tetherd.errors import QueueFull
@@ -44,13 +44,13 @@ class Job:
 
 
 class Queue:
-    """First come, first served within a priority level. Work that is settled elsewhere is skipped when it is met."""
+    """First come, first served within a priority level. Holds nothing of work that has left it."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.waiting = 0
         self.rows = 0
-        self._levels: dict[int, deque[Job]] = {}
+        self._levels: dict[int, OrderedDict[Job, None]] = {}
 
     def offer(self, job: Job) -> None:
         """Add new work at the end. Raises QueueFull beyond ``limit``."""
@@ -60,7 +60,7 @@ class Queue:
                 fix="send less at a time, or add workers",
                 retry_after=1.0,
             )
-        self._level(job).append(job)
+        self._level(job)[job] = None
         self._count(job, 1)
 
     def oldest(self) -> Job | None:
@@ -71,7 +71,9 @@ class Queue:
         """Return work that was handed out, ahead of all that waits. Never refused: it was admitted once."""
         for job in reversed(jobs):
             job.leased = False
-            self._level(job).appendleft(job)
+            level = self._level(job)
+            level[job] = None
+            level.move_to_end(job, last=False)
             self._count(job, 1)
 
     def form(self, max_rows: int, max_bytes: int) -> list[Job]:
@@ -84,7 +86,7 @@ class Queue:
                 break
             if batch and (rows + size > max_rows or size_so_far + job.bytes > max_bytes):
                 break
-            self._remove_first(job)
+            self._remove(job)
             job.leased = True
             batch.append(job)
             rows += size
@@ -98,40 +100,39 @@ class Queue:
         if not job.settled:
             job.settled = True
             if not job.leased:
-                self._count(job, -1)
+                self._remove(job)
 
     def expire(self, now: Seconds) -> list[Job]:
         """Remove and return the work whose time ran out."""
-        late = [job for level in self._levels.values() for job in level if not job.settled and job.deadline <= now]
+        late = [job for level in self._levels.values() for job in level if job.deadline <= now]
         for job in late:
             self.discard(job)
         return late
 
     def drain(self) -> list[Job]:
         """Remove and return all that waits."""
-        jobs = [job for _, level in sorted(self._levels.items()) for job in level if not job.settled]
+        jobs = [job for _, level in sorted(self._levels.items()) for job in level]
         for job in jobs:
             self.discard(job)
-        self._levels.clear()
         return jobs
 
-    def _level(self, job: Job) -> deque[Job]:
-        return self._levels.setdefault(job.request.priority or NORMAL, deque())
+    def _level(self, job: Job) -> OrderedDict[Job, None]:
+        return self._levels.setdefault(_priority(job), OrderedDict())
 
     def _first(self) -> Job | None:
-        for priority in sorted(self._levels):
-            level = self._levels[priority]
-            while level and level[0].settled:
-                level.popleft()
-            if level:
-                return level[0]
-            del self._levels[priority]
-        return None
+        return next(iter(self._levels[min(self._levels)])) if self._levels else None
 
-    def _remove_first(self, job: Job) -> None:
-        self._level(job).popleft()
+    def _remove(self, job: Job) -> None:
+        level = self._level(job)
+        del level[job]
+        if not level:
+            del self._levels[_priority(job)]
         self._count(job, -1)
 
     def _count(self, job: Job, change: int) -> None:
         self.waiting += change
         self.rows += change * (job.request.rows or 1)
+
+
+def _priority(job: Job) -> int:
+    return job.request.priority or NORMAL

@@ -31,7 +31,7 @@ def execute(engine: Engine, batch: Batch) -> Finished:
     except TetherError as error:
         return Finished(batch.id, failure=error.failure())
     except Exception as error:
-        _log.exception("the engine failed", extra={"request_id": ",".join(batch.request_ids[:8])})
+        _log.exception("the engine failed", extra={"requests": batch.request_ids[:8]})
         return Finished(batch.id, failure=ExecutionFailed(f"the engine failed: {type(error).__name__}").failure())
     return Finished(batch.id, outputs, None, input_ns, infer_ns, output_ns)
 

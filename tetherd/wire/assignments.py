@@ -21,6 +21,7 @@ class Assignment(msgspec.Struct, frozen=True):
     threads: int
     memory_limit: int
     max_message: int
+    keep: int = 32
     max_rows: int = 4096
     log_level: Literal["debug", "info", "warn", "error"] = "info"
     log_format: Literal["auto", "json", "pretty"] = "json"

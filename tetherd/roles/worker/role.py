@@ -196,6 +196,7 @@ class Worker:
                 threads=settings.threads or max(1, (os.cpu_count() or 1) // 2),
                 memory_limit=self._settings.memory_limit,
                 max_message=self._place.max_message,
+                keep=2 * self._settings.max_runners,
                 log_level=self._place.log_level,
                 log_format=self._place.log_format,
             )
