@@ -54,8 +54,14 @@ def fields(value: Any, where: str) -> list[str]:
 def plain(value: Any, where: str) -> Any:
     """Return a lazy value as Python objects, with the duplicate keys of an object refused."""
     if type(value) is simdjson.Object:
-        return {key: plain(value[key], where) for key in fields(value, where)}
-    return value.as_list() if type(value) is simdjson.Array else value
+        try:
+            return {key: plain(value[key], where) for key in fields(value, where)}
+        except KeyError:  # simdjson lists such keys and does not find them
+            raise InvalidInput(f"{where} has a key with a NUL character") from None
+    if type(value) is not simdjson.Array:
+        return value
+    items = value.as_list()
+    return [plain(item, where) for item in value] if dict in map(type, items) else items
 
 
 def kind(value: Any) -> str:

@@ -1,6 +1,7 @@
 """Tether's own inference form: nested lists by name, typed by the model's signature, shaped by their nesting."""
 
 from itertools import chain
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -93,7 +94,7 @@ def encode(outputs: list[Tensor], document: dict[str, Any]) -> bytes:
     values = {tensor.name: jsondata.write(tensor) for tensor in outputs}
     document["outputs"] = {
         tensor.name: values[tensor.name].reshape(tensor.shape)
-        if isinstance(values[tensor.name], np.ndarray)
+        if isinstance(values[tensor.name], np.ndarray) and tensor.shape
         else _nest(values[tensor.name], tensor.shape)
         for tensor in outputs
     }
@@ -106,7 +107,7 @@ def encode(outputs: list[Tensor], document: dict[str, Any]) -> bytes:
 
 def _nest(items: list[Any], shape: tuple[int, ...]) -> Any:
     """Fold a flat list into nested ones; a scalar's shape gives the element itself."""
-    for width in reversed(shape[1:]):
-        count = len(items) // width if width else 0
-        items = [items[index * width : (index + 1) * width] for index in range(count)]
+    for axis in reversed(range(1, len(shape))):
+        width = shape[axis]
+        items = [items[index * width : (index + 1) * width] for index in range(prod(shape[:axis]))]
     return items if shape else items[0]

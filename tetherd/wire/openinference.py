@@ -126,8 +126,6 @@ def _head(document: Any) -> tuple[_Head, list[Any]]:
                 keys = jsondata.fields(item, "an input")
                 entries.append({name: jsondata.plain(item[name], name) for name in keys if name in _INPUT})
                 data.append(item["data"] if "data" in keys else None)
-        elif key == "outputs":
-            top[key] = [jsondata.plain(item, "an output") for item in document[key] or ()]
         elif key in _TOP:
             top[key] = jsondata.plain(document[key], key)
     try:
@@ -137,7 +135,7 @@ def _head(document: Any) -> tuple[_Head, list[Any]]:
 
 
 _INPUT: Final = {"name", "shape", "datatype", "parameters"}
-_TOP: Final = {"id", "parameters"}
+_TOP: Final = {"id", "outputs", "parameters"}
 
 
 def _binary_size(entry: _Input, values: Any) -> int | None:
@@ -253,7 +251,7 @@ def classify(tensor: Tensor, count: int, signature: Signature) -> Tensor:
     array = tensors.to_numpy(tensor)
     if tensor.datatype == "BF16":
         array = (array.astype("<u4") << 16).view("<f4")
-    lines = array.reshape(array.shape[0], -1) if signature.batchable and array.size else array.reshape(1, -1)
+    lines = array.reshape(array.shape[0] if signature.batchable else 1, -1 if array.size else prod(array.shape[1:]))
     count = min(count, lines.shape[1])
     labels = signature.labels if tensor.name == signature.outputs[0].name else ()
     best = np.argsort(-lines.astype(np.float64), axis=1, kind="stable")[:, :count]
