@@ -237,11 +237,15 @@ def _allocate(callback: Any, argument: Any) -> Any:
 class BlockingContext:
     """A context for a thread that has nothing else to do than wait."""
 
-    def __init__(self, socket: Any) -> None:
+    def __init__(self, socket: Any, patience: Seconds) -> None:
         self._context = _open_context(socket)
+        lib.nng_ctx_set_ms(self._context, b"send-timeout", int(patience * 1000))
 
     def exchange(self, buffers: Iterable[Buffer], limit: int) -> bytes | int:
-        """Send a request and wait for its reply, for ever. Return nng's result code on failure."""
+        """Send a request and wait for its reply, for ever once it is sent. Return nng's result code on failure.
+
+        That is TIMED_OUT when no connection took the request within the context's patience.
+        """
         message = pack(buffers, limit)
         result: int = lib.nng_ctx_sendmsg(self._context, message, 0)
         if result:

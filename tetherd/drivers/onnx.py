@@ -45,8 +45,8 @@ class OnnxEngine:
         """
         began = time.perf_counter_ns()
         feeds = {tensor.name: self._feed(tensor) for tensor in inputs}
+        self._until = time.monotonic() + budget  # before the options: a watcher must never see it of the past with them
         self._options = ort.RunOptions()
-        self._until = time.monotonic() + budget
         start = time.perf_counter_ns()
         results = self._run(feeds, budget)
         done = time.perf_counter_ns()

@@ -35,10 +35,11 @@ class RunnerProcess:
     async def event(self) -> Event | None:
         """Wait for its next event; None when it has ended."""
         assert self._process.stdout is not None
-        while line := await self._process.stdout.readline():
-            with contextlib.suppress(msgspec.MsgspecError):  # a library that found our pipe after all
-                return decode_event(line)
-        return None
+        while True:
+            # A library found our pipe after all: what it writes is no JSON, no text or a line without end.
+            with contextlib.suppress(msgspec.MsgspecError, ValueError):
+                line = await self._process.stdout.readline()
+                return decode_event(line) if line else None
 
     async def stop(self, patience: Seconds) -> None:
         """Let it deliver what it executes, then end it: by force after ``patience``. 0 = at once."""

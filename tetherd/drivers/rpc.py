@@ -5,10 +5,12 @@ does not go on.
 """
 
 import asyncio
+import contextlib
 import itertools
 import logging
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Final, TypeVar
 
 from tetherd.drivers import nng
@@ -71,7 +73,7 @@ class Server:
         self._slots: set[_Slot] = set()
         self._idle = 0
         self._calls: dict[int, dict[int, asyncio.Task[None]]] = defaultdict(dict)
-        self._gone: deque[int] = deque(maxlen=_GONE_REMEMBERED)
+        self._gone: dict[int, None] = {}  # in order, to forget the oldest
         self._bad: dict[int, int] = defaultdict(int)
 
     async def run(self, ready: Callable[[], None]) -> None:
@@ -107,7 +109,7 @@ class Server:
             if frame.kind == CALL:
                 self._start(slot, frame, peer)
             elif frame.kind == CANCEL:
-                if task := self._calls[peer].get(frame.header.call):
+                if task := self._calls.get(peer, {}).get(frame.header.call):
                     task.cancel()
                 self.finish(slot, self._codec.encode(REPLY, Header(frame.header.call), Done()))
             else:
@@ -124,13 +126,22 @@ class Server:
         method = self._methods.get(header.method)
         if method is None:
             raise Unimplemented(f"method {header.method[:64]!r} is not answered here")
+        if header.call in self._calls.get(peer, {}):
+            raise BadFrame(f"call {header.call} is under way already")
         kind, handler = method
         message = self._codec.message(frame, kind)
         remaining = min(max(header.remaining_ms, 0), _FOREVER_MS) / 1000
         context = Context(self._clock.monotonic() + remaining, peer, header.request_id)
         task = asyncio.create_task(self._answer(slot, handler, message, context, header.call))
         self._calls[peer][header.call] = task
+        task.add_done_callback(partial(self._end, slot, peer, header.call))
         return None
+
+    def _end(self, slot: "_Slot", peer: int, call: int, task: asyncio.Task[None]) -> None:
+        if calls := self._calls.get(peer):
+            calls.pop(call, None)
+        if task.cancelled():  # before it ran at all, so it has not answered
+            self.finish(slot, self._codec.encode(FAILURE, Header(call), Cancelled("the caller went away").failure()))
 
     async def _answer(self, slot: "_Slot", handler: Handler, message: Any, context: Context, call: int) -> None:
         REQUEST_ID.set(context.request_id)
@@ -143,8 +154,6 @@ class Server:
         except Exception:
             _log.exception("a handler failed", extra={"method": type(message).METHOD})
             kind, reply = FAILURE, Internal("the request met a bug; the log has the details").failure()
-        assert context.peer is not None
-        self._calls[context.peer].pop(call, None)
         self.finish(slot, self._codec.encode(kind, Header(call), reply))
 
     def finish(self, slot: "_Slot", buffers: list[Any] | None) -> None:
@@ -174,6 +183,8 @@ class Server:
         self._slots.discard(slot)
 
     def _count_bad(self, peer: int) -> None:
+        if peer in self._gone:
+            return
         self._bad[peer] += 1
         if self._bad[peer] >= MAX_BAD_FRAMES:
             _log.warning("closing a connection that sent %d malformed frames", MAX_BAD_FRAMES, extra={"peer": peer})
@@ -183,7 +194,9 @@ class Server:
         _log.debug("connection opened", extra={"peer": peer})
 
     def _forget(self, peer: int) -> None:
-        self._gone.append(peer)
+        self._gone[peer] = None
+        if len(self._gone) > _GONE_REMEMBERED:
+            del self._gone[next(iter(self._gone))]
         self._bad.pop(peer, None)
         for task in list(self._calls.pop(peer, {}).values()):
             task.cancel()
@@ -237,6 +250,7 @@ class RemoteCaller:
             raise DeadlineExceeded("the request's time ran out before it was sent")
         if not self._pipes:
             await self._connect(min(remaining, _CONNECT))
+            remaining = max(deadline - self._clock.monotonic(), 0.0)
         call = next(self._ids)
         header = Header(call, request.METHOD, int(remaining * 1000) + 1, request_id)
         message = self._pack(CALL, header, request)
@@ -278,8 +292,9 @@ class RemoteCaller:
         return nng.pack(self._codec.encode(kind, header, message), self._max_message)
 
     def _cancel(self, call: int) -> None:
-        waiter = self._exchange().start(self._pack(CANCEL, Header(call), Done()), _GRACE)
-        waiter.add_done_callback(lambda done: done.cancelled() or done.exception())
+        with contextlib.suppress(TetherError):  # this caller is closed: the connection's end cancels it
+            waiter = self._exchange().start(self._pack(CANCEL, Header(call), Done()), _GRACE)
+            waiter.add_done_callback(lambda done: done.cancelled() or done.exception())
 
 
 class _Exchange:
@@ -333,22 +348,24 @@ class BlockingCaller:
     def __init__(self, address: str, *, max_message: int) -> None:
         self.address = address
         self._max_message = max_message
+        self._ids = itertools.count(1)  # next() on it is atomic: lanes share the connection, so also its call ids
         self._socket = nng.open_req(max_message)
         nng.dial(self._socket, address)
 
     def lane(self) -> Callable[[Request[R], Seconds], R]:
         """Return a function that sends a request and waits for its reply, for the use of one thread.
 
-        It waits as long as the connection lasts. Raises what the callee raised, Unreachable when the connection is
-        lost, TooLarge before anything is sent.
+        It waits as long as the connection lasts. Raises what the callee raised, Unreachable when there is no connection
+        for 3 s or it is lost, TooLarge before anything is sent.
         """
-        codec, context = Codec(), nng.BlockingContext(self._socket)
+        codec, context = Codec(), nng.BlockingContext(self._socket, _CONNECT)
 
         def call(request: Request[R], timeout: Seconds) -> R:
-            header = Header(1, request.METHOD, int(timeout * 1000))
+            header = Header(next(self._ids), request.METHOD, int(timeout * 1000))
             data = context.exchange(codec.encode(CALL, header, request), self._max_message)
             if isinstance(data, int):
-                raise _unreachable(self.address, "the connection was lost")
+                why = "no connection" if data == nng.TIMED_OUT else "the connection was lost"
+                raise _unreachable(self.address, why)
             frame = codec.split(data)
             if frame.kind == FAILURE:
                 raise revive(codec.failure(frame))

@@ -4,11 +4,13 @@ The directory is made by us, holds copies only, and appears under its final name
 loaded from nowhere else: what ONNX Runtime may read beside a model is what lies beside it here.
 """
 
+import contextlib
+import fcntl
 import hashlib
 import os
 import shutil
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -44,19 +46,24 @@ def unpack(version: Digest, cache: Path, call: Call) -> Unpacked:
     config = manifest.decode_config(_read(Digest(parsed.config.digest), parsed.config.size, call))
     home = cache / "versions" / version.removeprefix("sha256:")
     files = parsed.files()
-    if not _intact(home, files):
-        shutil.rmtree(home, ignore_errors=True)
-        _fetch(home, files, call)
-    os.utime(home)  # pruning goes by last use
+    try:
+        with _alone(home):
+            if not _intact(home, files):
+                shutil.rmtree(home, ignore_errors=True)
+                _fetch(home, files, call)
+            os.utime(home)  # pruning goes by last use
+    except OSError as error:
+        raise StorageFull(f"cannot unpack the model: {error.strerror}", fix="make room in node.cache_dir") from None
     return Unpacked(home / manifest.model_file(file.path for file in files), config.signature)
 
 
 def prune(cache: Path, keep: int) -> None:
     """Remove all but the ``keep`` versions that were loaded last. What runners hold is in their memory by then."""
-    found = [path for path in (cache / "versions").glob("*") if not path.name.startswith(".")]
+    found = [path for path in (cache / "versions").glob("*") if not path.suffix]
     found.sort(key=_used, reverse=True)
-    for path in found[keep:]:
-        shutil.rmtree(path, ignore_errors=True)
+    for home in found[keep:]:
+        with _alone(home):
+            shutil.rmtree(home, ignore_errors=True)
 
 
 def _used(path: Path) -> float:
@@ -82,22 +89,25 @@ def _is_file(path: Path, file: FileEntry) -> bool:
         return "sha256:" + hashlib.file_digest(stream, "sha256").hexdigest() == file.digest
 
 
+@contextlib.contextmanager
+def _alone(home: Path) -> Iterator[None]:
+    """Keep the other runners of a version out while it is verified and fetched: they find it there afterwards."""
+    home.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with home.with_suffix(".lock").open("wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def _fetch(home: Path, files: list[FileEntry], call: Call) -> None:
-    draft = home.with_name(f".{home.name}.{os.getpid()}")
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(parents=True, mode=0o700)
+    draft = home.with_suffix(".draft")
+    shutil.rmtree(draft, ignore_errors=True)  # an interrupted fetch left it
+    draft.mkdir(mode=0o700)
     try:
         for file in files:
             target = draft / file.path
             target.parent.mkdir(parents=True, exist_ok=True)
             _download(file, target, call)
-        try:
-            draft.rename(home)
-        except OSError:
-            if not _intact(home, files):  # another runner of this version was not first after all
-                raise
-    except OSError as error:
-        raise StorageFull(f"cannot unpack the model: {error.strerror}", fix="make room in node.cache_dir") from None
+        draft.rename(home)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 

@@ -1,7 +1,12 @@
 """What happened to one version's requests, counted as the Open Inference statistics extension counts."""
 
+from typing import Final
+
 from tetherd.types import Digest
 from tetherd.wire.messages import BatchStats, Durations, Finished, VersionStats
+
+_MAX_SIZES: Final = 256
+"""Batch sizes that are told apart; a client can make up any number of them."""
 
 
 class _Sum:
@@ -37,6 +42,7 @@ class Statistics:
     def __init__(self) -> None:
         self._last_ms = 0
         self._rows = 0
+        self._executions = 0
         self._success, self._fail, self._queue = _Sum(), _Sum(), _Sum()
         self._phases = _Phases()
         self._batches: dict[int, _Phases] = {}
@@ -45,10 +51,13 @@ class Statistics:
         """Count one execution that succeeded."""
         self._last_ms = wall_ms
         self._rows += rows
+        self._executions += 1
         # Every request of a batch experienced the whole batch's time; the batch itself spent it once.
         self._phases.add(finished, requests)
         phases = self._batches.get(rows)
         if phases is None:
+            if len(self._batches) == _MAX_SIZES:
+                return
             phases = self._batches[rows] = _Phases()
         phases.add(finished, 1)
 
@@ -69,7 +78,7 @@ class Statistics:
             version,
             last_inference_ms=self._last_ms,
             inference_count=self._rows,
-            execution_count=sum(phases.infer.count for phases in self._batches.values()),
+            execution_count=self._executions,
             success=self._success.value(),
             fail=self._fail.value(),
             queue=self._queue.value(),

@@ -23,6 +23,7 @@ class Worker:
         self.loads: list[Load] = []
         self.unloads: list[Unload] = []
         self.recycles: list[Recycle] = []
+        self._fetched: list[Load] = []
         self.called = asyncio.Event()
 
     @property
@@ -43,9 +44,18 @@ class Worker:
     def fetch(self) -> Commands:
         """Take the commands that wait."""
         commands = Commands(self.loads, self.unloads, self.recycles)
+        self._fetched = self.loads
         self.loads, self.unloads, self.recycles = [], [], []
         self.called.clear()
         return commands
+
+    def obeyed(self) -> None:
+        """Take note that it acted on the commands it fetched: it asks for the next ones only then."""
+        self._fetched = []
+
+    def is_told(self, version: str) -> bool:
+        """Whether it was told to load a version and has not acted yet: what it reports of it is of the past."""
+        return any(load.version == version for load in (*self.loads, *self._fetched))
 
     def has(self, version: str) -> list[Loaded]:
         """Return its runners of a version, whatever their state."""
@@ -109,6 +119,13 @@ class Fleet:
     def runners(self, version: str) -> list[Loaded]:
         """Return every runner of a version, on any worker."""
         return [runner for worker in self for runner in worker.has(version)]
+
+    def may_serve(self, version: str) -> bool:
+        """Whether a runner of a version is there that has not failed, or is about to be."""
+        return any(
+            worker.is_told(version) or any(runner.state != "FAILED" for runner in worker.has(version))
+            for worker in self
+        )
 
     def _remove(self, workers: list[Worker]) -> list[Worker]:
         for worker in workers:

@@ -73,10 +73,23 @@ class Lane:
         self.statistics = Statistics()
         self.wanted: Seconds = NEVER  # since when work waits with no runner to do it
         self.placed: Seconds = -NEVER  # when a worker was last told to load this
+        self.ensuring = 0  # callers that wait until a runner is ready
         self.failure = ""
         self.failed: Seconds = -NEVER
         self.settled = asyncio.Event()  # a load ended, in one way or the other
         self.hold: asyncio.TimerHandle | None = None
+
+    @property
+    def in_demand(self) -> bool:
+        """Whether someone waits for a runner of it."""
+        return bool(self.queue.waiting or self.ensuring)
+
+    def held(self) -> dict[str, int]:
+        """Return how many rows each runner holds; an idle one is not in it."""
+        rows: dict[str, int] = {}
+        for lease in self.leases.values():
+            rows[lease.runner] = rows.get(lease.runner, 0) + lease.rows
+        return rows
 
     def executing(self, runner: str) -> int:
         """Return how many rows a runner holds."""

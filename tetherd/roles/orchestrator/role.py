@@ -13,6 +13,7 @@ import msgspec
 
 from tetherd.errors import (
     DeadlineExceeded,
+    InvalidInput,
     ModelLoadFailed,
     ModelUnloaded,
     RunnerLost,
@@ -80,7 +81,8 @@ class Orchestrator:
         self._lanes: dict[str, Lane] = {}
         self._leases: dict[int, Lease] = {}
         self._unloaded: set[str] = set()
-        self._ids = 0
+        # A runner may bring back what it took from the process before this one: its batches must not look like ours.
+        self._ids = int(clock.wall() * 1000) << 20
         self._active = asyncio.Event()
 
     def routes(self) -> Mapping[type[Request[Any]], Handler]:
@@ -114,6 +116,9 @@ class Orchestrator:
 
     def lost(self, peer: int) -> None:
         """Take back what the runners and workers behind a connection held, now that it has ended."""
+        for lane in self._lanes.values():
+            # Before anything is handed out again: these handlers are cancelled, but have not run yet.
+            lane.parked = [seat for seat in lane.parked if seat.peer != peer]
         for lease in [lease for lease in self._leases.values() if lease.peer == peer]:
             self._take_back(lease, "its runner was lost")
         for worker in self._fleet.remove_lost(peer):
@@ -151,8 +156,10 @@ class Orchestrator:
         return reply
 
     def _admit(self, request: Infer) -> None:
+        if request.rows and any(tensor.shape[:1] != (request.rows,) for tensor in request.inputs):
+            raise InvalidInput(f"the request says {request.rows} rows, its inputs have another number")
         if request.model in self._unloaded:
-            raise ModelUnloaded(f"model '{request.model}' was unloaded", fix=f"tetherctl models load {request.model}")
+            raise _unloaded(request.model)
         lane = self._lanes.get(request.version)
         if lane and lane.failure and not lane.parked:
             wait = lane.failed + placement.LOAD_RETRY - self._clock.monotonic()
@@ -163,7 +170,7 @@ class Orchestrator:
 
     async def _take(self, take: Take, context: Context) -> Batch:
         if take.finished is not None:
-            self._settle(take.finished)
+            self._settle(take.finished, take.runner)
         if take.last:
             return Batch(0)
         lane = self._lane(take)
@@ -180,17 +187,21 @@ class Orchestrator:
 
     def _dispatch(self, lane: Lane) -> None:
         while lane.parked and lane.queue.waiting:
-            seats = [seat for seat in lane.parked if not (seat.worker and seat.worker.saturated)]
+            seats = self._candidates(lane)
             if not seats:
                 return
             seat = seats[0] if len(seats) == 1 else seats[self._strategy(lane).decide(seats)]
-            if not self._due(lane, seat):
-                return
             self._hand_over(lane, seat)
 
-    def _due(self, lane: Lane, seat: Seat) -> bool:
+    def _candidates(self, lane: Lane) -> list[Seat]:
+        """Return the seats that may be answered now: a second batch goes to a runner only where none is idle."""
+        held = lane.held()
+        seats = [seat for seat in lane.parked if not seat.waiter.done() and not (seat.worker and seat.worker.saturated)]
+        idle = [seat for seat in seats if seat.runner not in held]
+        return [seat for seat in idle or seats if self._due(lane, seat, held.get(seat.runner, 0))]
+
+    def _due(self, lane: Lane, seat: Seat, executing: int) -> bool:
         rows = min(seat.take.max_rows, self._limits.max_batch)
-        executing = lane.executing(seat.take.runner)
         age = 0.0
         if self._limits.batch_delay and (oldest := lane.queue.oldest()):
             age = self._clock.monotonic() - oldest.queued
@@ -232,10 +243,11 @@ class Orchestrator:
             Batch(lease.id, inputs, [job.request.request_id for job in jobs], max(1, int(budget * 1000)))
         )
 
-    def _settle(self, finished: Finished) -> None:
-        lease = self._end(finished.batch)
-        if lease is None:
+    def _settle(self, finished: Finished, runner: str) -> None:
+        lease = self._leases.get(finished.batch)
+        if lease is None or lease.runner != runner:
             return  # it came after its lease ran out: the work is someone else's now
+        self._end(lease)
         if finished.failure is None:
             try:
                 self._answer(lease, finished)
@@ -243,8 +255,7 @@ class Orchestrator:
                 self._fail(lease, error)
         else:
             self._fail(lease, revive(finished.failure))
-        if lease.worker:
-            self._serve_others(lease.worker, lease.lane)
+        self._serve_others(lease)
 
     def _answer(self, lease: Lease, finished: Finished) -> None:
         now = self._clock.monotonic()
@@ -259,6 +270,8 @@ class Orchestrator:
         rows = sum(job.request.rows for job in jobs) or 1
         lane.statistics.executed(finished, rows=rows, requests=len(jobs), wall_ms=int(self._clock.wall() * 1000))
         for job, outputs in zip(jobs, shares, strict=True):
+            if job.settled:
+                continue
             queued = int((job.handed - job.queued) * 1e9)
             lane.statistics.succeeded(total_ns=int((now - job.queued) * 1e9), queue_ns=queued)
             if not job.waiter.done():
@@ -272,7 +285,7 @@ class Orchestrator:
             self._recover(lease, error)
 
     def _take_back(self, lease: Lease, why: str) -> None:
-        self._end(lease.id)
+        self._end(lease)
         _log.warning(
             "batch taken back",
             extra={"model": lease.lane.model, "runner": lease.runner, "requests": len(lease.jobs), "reason": why},
@@ -282,9 +295,13 @@ class Orchestrator:
             fix="the input may crash the model: see tetherctl models show " + lease.lane.model,
         )
         self._recover(lease, error)
+        self._serve_others(lease)
 
     def _recover(self, lease: Lease, error: TetherError) -> None:
         lane, now = lease.lane, self._clock.monotonic()
+        if lane.model in self._unloaded:
+            for job in lease.jobs:
+                self._refuse(lane, job, _unloaded(lane.model))
         recovery = leases.recover(lease.jobs, self._limits.attempts, now)
         for job in recovery.late:
             self._refuse(lane, job, _late(job))
@@ -296,25 +313,27 @@ class Orchestrator:
         self._dispatch(lane)
 
     def _refuse(self, lane: Lane, job: Job, error: TetherError) -> None:
+        if job.leased and job.settled:
+            return  # its caller left, or it was answered when its time ran out
         job.settled = True
         lane.statistics.failed(total_ns=int((self._clock.monotonic() - job.queued) * 1e9))
         if not job.waiter.done():
             job.waiter.set_exception(error)
 
-    def _end(self, batch: int) -> Lease | None:
-        lease = self._leases.pop(batch, None)
-        if lease is not None:
-            del lease.lane.leases[batch]
-            if lease.worker:
-                lease.worker.busy -= 1
-        return lease
+    def _end(self, lease: Lease) -> None:
+        del self._leases[lease.id]
+        del lease.lane.leases[lease.id]
+        if lease.worker:
+            lease.worker.busy -= 1
 
-    def _serve_others(self, worker: Worker, done: Lane) -> None:
-        # The worker may have been saturated: what other versions wait for can go to it now.
-        if worker.busy + 1 >= worker.report.max_concurrency:
-            for lane in self._lanes.values():
-                if lane is not done and lane.queue.waiting:
-                    self._dispatch(lane)
+    def _serve_others(self, lease: Lease) -> None:
+        """Let other work have the place that a lease leaves on a worker that was saturated, the oldest first."""
+        worker = lease.worker
+        if worker is None or worker.busy + 1 < worker.report.max_concurrency:
+            return
+        waiting = [(job.queued, lane) for lane in self._lanes.values() if (job := lane.queue.oldest())]
+        for _, lane in sorted(waiting, key=lambda pair: pair[0]):
+            self._dispatch(lane)
 
     # --- workers -----------------------------------------------------------------------------------------------------
 
@@ -331,7 +350,8 @@ class Orchestrator:
             self._observe(runner.version, runner.state, runner.reason)
         if not known:
             for lane in self._lanes.values():
-                if lane.wanted != NEVER:
+                lane.wanted = NEVER
+                if lane.queue.waiting:
                     self._place(lane, self._clock.monotonic(), again=True)
         return Done()
 
@@ -342,7 +362,7 @@ class Orchestrator:
         if state == "READY":
             lane.failure = ""
             lane.settled.set()
-        elif state == "FAILED" and not any(one.state != "FAILED" for one in self._fleet.runners(version)):
+        elif state == "FAILED" and not self._fleet.may_serve(version):
             if lane.failure != reason or lane.failed < lane.placed:
                 lane.failure, lane.failed = reason, self._clock.monotonic()
             lane.settled.set()
@@ -353,6 +373,7 @@ class Orchestrator:
         worker = self._fleet.get(request.worker)
         if worker is None:
             raise Unavailable("report first", retry_after=0.1)
+        worker.obeyed()
         try:
             async with asyncio.timeout(max(0.0, context.deadline - self._clock.monotonic() - 1.0)):
                 await worker.called.wait()
@@ -363,18 +384,25 @@ class Orchestrator:
     async def _ensure(self, request: Ensure, context: Context) -> Done:
         self._unloaded.discard(request.model)
         lane = self._lane(request)
+        holders = [worker for worker in self._fleet if worker.has(request.version)]
+        for worker in holders:
+            worker.command(Load(lane.model, lane.number, lane.version, pinned=True, fresh=True))
         if any(runner.state == "READY" for runner in self._fleet.runners(request.version)):
             return Done()
         lane.failure = ""
         lane.settled.clear()
         if not self._fleet.rooms():
             raise _no_worker(request.model)
-        self._place(lane, self._clock.monotonic(), again=True, pinned=True)
+        lane.ensuring += 1
         try:
+            if not holders:
+                self._place(lane, self._clock.monotonic(), again=True)
             async with asyncio.timeout(max(0.0, context.deadline - self._clock.monotonic())):
                 await lane.settled.wait()
         except TimeoutError:
             raise DeadlineExceeded(f"'{request.model}' is still loading", fix="wait, then ask again") from None
+        finally:
+            lane.ensuring -= 1
         if lane.failure:
             raise _load_failed(lane, placement.LOAD_RETRY)
         return Done()
@@ -387,7 +415,7 @@ class Orchestrator:
         ]
         for lane in lanes:
             for job in lane.queue.drain():
-                self._refuse(lane, job, ModelUnloaded(f"model '{request.model}' was unloaded"))
+                self._refuse(lane, job, _unloaded(request.model))
             for worker in self._fleet:
                 if worker.has(lane.version):
                     worker.command(Unload(lane.version))
@@ -408,37 +436,44 @@ class Orchestrator:
             unloaded=sorted(self._unloaded),
         )
 
-    def _place(self, lane: Lane, now: Seconds, *, again: bool = False, pinned: bool = False) -> None:
+    def _place(self, lane: Lane, now: Seconds, *, again: bool = False) -> None:
         lane.wanted = min(lane.wanted, now)
         if not again and now - lane.placed < _PLACE_AGAIN:
             return
-        if any(runner.state in ("LOADING", "READY") for runner in self._fleet.runners(lane.version)) and not pinned:
+        if any(runner.state in ("LOADING", "READY") for runner in self._fleet.runners(lane.version)):
             return
         worker = self._fleet.get(placement.choose(self._fleet.rooms()) or "")
         if worker is not None:
             lane.placed = now
-            worker.command(
-                Load(lane.model, lane.number, lane.version, pinned=pinned, fresh=bool(lane.failure) or again)
-            )
+            pinned, fresh = lane.ensuring > 0, bool(lane.failure) or again
+            worker.command(Load(lane.model, lane.number, lane.version, pinned, fresh))
 
     # --- time --------------------------------------------------------------------------------------------------------
 
     def _sweep(self, now: Seconds) -> None:
         for worker in self._fleet.remove_silent(now):
             self._bury(worker, "silent")
-        for lease in [lease for lease in self._leases.values() if lease.deadline <= now]:
-            self._take_back(lease, "its lease ran out")
-            if lease.worker:
-                lease.worker.command(Recycle(lease.runner))
+        for lease in list(self._leases.values()):
+            self._sweep_lease(lease, now)
         for lane in self._lanes.values():
             for job in lane.queue.expire(now):
                 self._refuse(lane, job, _late(job))
             for seat in [seat for seat in lane.parked if seat.deadline <= now + 1.0]:
                 lane.parked.remove(seat)
-                seat.waiter.set_result(Batch(0))
-            if lane.queue.waiting and not lane.parked and not lane.leases:
+                if not seat.waiter.done():
+                    seat.waiter.set_result(Batch(0))
+            if lane.in_demand and not lane.parked and not lane.leases:
                 self._place(lane, now)
                 self._fail_fast(lane, now)
+
+    def _sweep_lease(self, lease: Lease, now: Seconds) -> None:
+        for job in lease.jobs:
+            if job.deadline <= now:
+                self._refuse(lease.lane, job, _late(job))
+        if lease.deadline <= now:
+            self._take_back(lease, "its lease ran out")
+            if lease.worker:
+                lease.worker.command(Recycle(lease.runner))
 
     def _fail_fast(self, lane: Lane, now: Seconds) -> None:
         if not self._fleet.rooms() and now - lane.wanted > placement.FAIL_FAST:
@@ -452,8 +487,9 @@ class Orchestrator:
         for lane in self._lanes.values():
             for seat in [seat for seat in lane.parked if seat.worker is worker]:
                 lane.parked.remove(seat)
-                seat.waiter.cancel()
-            if lane.queue.waiting and not lane.parked:
+                if not seat.waiter.done():
+                    seat.waiter.set_result(Batch(0))  # the runner may live: it offers again
+            if lane.in_demand and not lane.parked:
                 self._place(lane, self._clock.monotonic(), again=True)
 
     def _lane(self, request: Infer | Take | Ensure) -> Lane:
@@ -473,6 +509,10 @@ class Orchestrator:
 def _late(job: Job) -> DeadlineExceeded:
     waited = "while it waited" if not job.attempts else "while it was executed"
     return DeadlineExceeded(f"Request timeout expired {waited}", fix="allow more time, or add workers")
+
+
+def _unloaded(model: str) -> ModelUnloaded:
+    return ModelUnloaded(f"model '{model}' was unloaded", fix=f"tetherctl models load {model}")
 
 
 def _load_failed(lane: Lane, wait: Seconds) -> ModelLoadFailed:
