@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -70,24 +71,39 @@ def environment() -> None:
 
 def open_inference(work: Workload, payload: str, port: int) -> Requests:
     """Return requests in the Open Inference Protocol: JSON, or tensors behind a JSON header both ways."""
-    head = {"name": "input", "shape": [1, *work.shape], "datatype": "FP32"}
     path = f"/v2/models/{work.name}/infer"
     if payload == "json":
-        bodies = [_dump({"inputs": [{**head, "data": row.ravel()}]}) for row in work.rows]
-        return Requests(port, path, {"Content-Type": "application/json"}, bodies, _read_v2)
-    head["parameters"] = {"binary_data_size": work.rows[0].nbytes}
-    start = _dump({"inputs": [head], "parameters": {"binary_data_output": True}})
-    headers = {"Content-Type": "application/octet-stream", "Inference-Header-Content-Length": str(len(start))}
-    return Requests(port, path, headers, [start + row.tobytes() for row in work.rows], _read_v2)
+        return Requests(port, path, {"Content-Type": "application/json"}, _v2_json(work), _read_v2)
+    head = _dump({"inputs": [_tensor(work, binary=True)], "parameters": {"binary_data_output": True}})
+    headers = {"Content-Type": "application/octet-stream", "Inference-Header-Content-Length": str(len(head))}
+    return Requests(port, path, headers, [head + row for row in _floats(work)], _read_v2)
 
 
 def natural(work: Workload, payload: str, port: int, path: str = "/") -> Requests:
     """Return requests as a hand-written server takes them: ``{"data": [...]}``, or nothing but the floats."""
     if payload == "json":
-        bodies = [_dump({"data": row.ravel()}) for row in work.rows]
-        return Requests(port, path, {"Content-Type": "application/json"}, bodies, _read_natural)
-    bodies = [row.tobytes() for row in work.rows]
-    return Requests(port, path, {"Content-Type": "application/octet-stream"}, bodies, _read_raw)
+        return Requests(port, path, {"Content-Type": "application/json"}, _natural_json(work), _read_natural)
+    return Requests(port, path, {"Content-Type": "application/octet-stream"}, _floats(work), _read_raw)
+
+
+@cache
+def _v2_json(work: Workload) -> list[bytes]:
+    return [_dump({"inputs": [{**_tensor(work, binary=False), "data": row.ravel()}]}) for row in work.rows]
+
+
+@cache
+def _natural_json(work: Workload) -> list[bytes]:
+    return [_dump({"data": row.ravel()}) for row in work.rows]
+
+
+@cache
+def _floats(work: Workload) -> list[bytes]:
+    return [row.tobytes() for row in work.rows]
+
+
+def _tensor(work: Workload, binary: bool) -> dict[str, object]:
+    described = {"name": "input", "shape": [1, *work.shape], "datatype": "FP32"}
+    return {**described, "parameters": {"binary_data_size": work.rows[0].nbytes}} if binary else described
 
 
 def _mosec_requests(work: Workload, payload: str, port: int) -> Requests:

@@ -30,10 +30,11 @@ class Requests:
     read: Callable[[http.client.HTTPResponse, bytes], np.ndarray]
 
     def store(self, folder: Path) -> Path:
-        """Write the bodies where wrk finds them and return the folder."""
-        folder.mkdir(parents=True, exist_ok=True)
-        for i, body in enumerate(self.bodies):
-            (folder / str(i)).write_bytes(body)
+        """Write the bodies where wrk finds them, unless an earlier round did, and return the folder."""
+        if not folder.exists():
+            folder.mkdir(parents=True)
+            for i, body in enumerate(self.bodies):
+                (folder / str(i)).write_bytes(body)
         return folder
 
 

@@ -24,6 +24,10 @@ WARM_UP = 8
 """Connections of the second of load before a server's first cell."""
 
 
+SETTLE = 3.0
+"""Seconds between the first answers and looking at a server at rest."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """What to measure: cells by model, how often and how long (whole seconds per cell, seconds of idling watched)."""
@@ -72,7 +76,7 @@ def run(plan: Plan, who: Sequence[Contender], folder: Path) -> Findings:
             who = [one for one in who if not one.health]
     for turn in range(plan.rounds):
         for name, work in works.items():
-            found.limits += [report.Limit(turn, name, batch, bare(work, batch, 0.5)) for batch in (1, 32)]
+            found.limits += [report.Limit(turn, name, batch, bare(work, batch, 0.4)) for batch in (1, 32)]
             for one in rotated([one for one in who if name not in one.skip], turn):
                 say(f"round {turn + 1} of {plan.rounds}: {name} on {one.name}")
                 try:
@@ -159,7 +163,8 @@ def _measure(found: Findings, plan: Plan, visit: Visit) -> None:
         ready, first = _begin(running, visit)
         for payload in payloads:
             check(one.requests(work, payload, visit.port), work.answers)
-        time.sleep(1.0)  # right after the first answer a spare process is still importing
+        # The figures for a server at rest are the small model's; by then its spare process has done its imports.
+        time.sleep(SETTLE if work.name == "tiny" else 0)
         idle = _idle(running, plan.idle) if work.name == "tiny" and visit.turn == 0 else math.nan
         (pss, rss), processes = running.memory(), len(running.pids())
         for payload in payloads:
@@ -175,6 +180,7 @@ def _begin(running: Server, visit: Visit) -> tuple[float, float]:
     one, port = visit.one, visit.port
     log = visit.folder / ("tether.log" if one.health else "peer.log")
     requests = one.requests(visit.work, "json", port)
+    log.unlink(missing_ok=True)  # what it says must be about this start
     begun, ready = time.perf_counter(), math.nan
     one.start(running, visit.work, port, visit.folder)
     if one.health:

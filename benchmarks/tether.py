@@ -69,12 +69,13 @@ def runners(port: int) -> list[dict[str, Any]]:
 
 
 def wait(run: Server, test: Callable[[], bool], log: Path, limit: float = START) -> None:
-    """Return as soon as ``test`` holds; raise NotReady with the end of ``log`` if the server ends or is too slow."""
+    """Return as soon as ``test`` holds; raise NotReady with what ``log`` says if the server ends or is slow."""
     end = time.monotonic() + limit
     while not test():
         if run.exited() is not None or time.monotonic() > end:
-            tail = log.read_text(errors="replace")[-2000:] if log.exists() else ""
-            raise NotReady(f"the server is not ready (exit status {run.exited()}):\n{tail}")
+            said = log.read_text(errors="replace") if log.exists() else ""
+            text = said if len(said) < 2000 else f"{said[:1000]}\n...\n{said[-1000:]}"
+            raise NotReady(f"the server is not ready (exit status {run.exited()}):\n{text}")
         time.sleep(0.005)
 
 

@@ -14,7 +14,7 @@ DISTINCT = 24
 """Different requests per model, so that no server can answer from memory."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Workload:
     """One model on disk. ``rows`` is [DISTINCT, *shape], ``answers`` what bare ONNX Runtime gives for each row."""
 
