@@ -79,11 +79,17 @@ class Slots:
         try:
             return exchange(take(self._assignment, finished, last=last))
         except TetherError as error:
-            if finished is not None and finished.failure is None:
-                # The outputs could not be delivered (too large, say): tell why, or the requests would wait for nothing.
-                return self._offer(exchange, Finished(finished.batch, failure=error.failure()), last=last)
+            if undelivered := _undelivered(finished, error):
+                return self._offer(exchange, undelivered, last=last)
             self._pause(_RETRY)
             return None
+
+
+def _undelivered(finished: Finished | None, error: TetherError) -> Finished | None:
+    """Return what to say instead of outputs that could not be delivered (too large, say), so that nobody waits."""
+    if finished is None or finished.failure is not None:
+        return None
+    return Finished(finished.batch, failure=error.failure())
 
 
 def take(assignment: Assignment, finished: Finished | None, *, last: bool = False) -> Take:
@@ -110,20 +116,39 @@ class Inline:
         self._clock = clock
         self._turn = asyncio.Lock()
         self._inlining = Inlining()
+        self._leaving = False
+        self._parked: set[asyncio.Task[None]] = set()
         self.executed = 0
 
     async def serve(self) -> None:
-        """Serve one slot until cancelled."""
+        """Serve one slot until cancelled or told to leave."""
+        task = asyncio.current_task()
+        assert task is not None
         finished: Finished | None = None
-        while True:
-            deadline = self._clock.monotonic() + PARK
-            try:
-                batch = await self._caller.call(take(self._assignment, finished), deadline=deadline)
-            except TetherError:
-                finished = None
+        while not self._leaving:
+            self._parked.add(task)
+            batch, finished = await self._offer(finished)
+            self._parked.discard(task)
+            if batch.id:
+                finished = await self._execute(batch)
+        if finished is not None:
+            await self._offer(finished, last=True)
+
+    def leave(self) -> None:
+        """Withdraw the offers that are parked, and end each slot once it has delivered what it executes."""
+        self._leaving = True
+        for task in self._parked:
+            task.cancel()
+
+    async def _offer(self, finished: Finished | None, *, last: bool = False) -> tuple[Batch, Finished | None]:
+        deadline = self._clock.monotonic() + PARK
+        try:
+            return await self._caller.call(take(self._assignment, finished, last=last), deadline=deadline), None
+        except TetherError as error:
+            undelivered = _undelivered(finished, error)
+            if undelivered is None:
                 await asyncio.sleep(_RETRY)
-                continue
-            finished = await self._execute(batch) if batch.id else None
+            return Batch(0), undelivered
 
     async def _execute(self, batch: Batch) -> Finished:
         async with self._turn:

@@ -183,6 +183,8 @@ class Orchestrator:
         except asyncio.CancelledError:
             if seat in lane.parked:
                 lane.parked.remove(seat)
+            elif not seat.waiter.cancelled() and (lease := self._leases.get(seat.waiter.result().id)):
+                self._take_back(lease, "its taker left")  # in the very moment in which it was handed the batch
             raise
 
     def _dispatch(self, lane: Lane) -> None:

@@ -39,6 +39,7 @@ class Group:
         self.pinned = load.pinned
         self.used = now
         self.stopping = False
+        self.successor: Load | None = None
         self.copies: list[Copy] = []
         self.restarts = Restarts()
 
@@ -121,6 +122,8 @@ class Keeper:
         except TetherError as error:
             return False, error.message
         try:
+            if self._told_to_stop():
+                return False, ""
             try:
                 async with asyncio.timeout(self._load_timeout):
                     event = await copy.runner.event()

@@ -19,6 +19,7 @@ class InlineRunner:
         self._orchestrator = orchestrator
         self._clock = clock
         self._serving: asyncio.Task[None] | None = None
+        self._inline: Inline | None = None
         self._events: asyncio.Queue[Event | None] = asyncio.Queue()
 
     @property
@@ -34,21 +35,26 @@ class InlineRunner:
         """Wait for the next event; None when it has ended."""
         return await self._events.get()
 
-    async def stop(self, patience: Seconds) -> None:  # noqa: ARG002  there is nothing to wait for
-        """End it. What it executes at this moment goes back to the queue and is done elsewhere."""
-        if self._serving is not None:
-            self._serving.cancel()
-            await asyncio.wait([self._serving])
+    async def stop(self, patience: Seconds) -> None:
+        """Let it deliver what it executes, then end it: by cancelling after ``patience``. 0 = at once."""
+        if self._serving is None:
+            return
+        if patience and self._inline is not None:
+            self._inline.leave()
+            await asyncio.wait([self._serving], timeout=patience)
+        self._serving.cancel()
+        await asyncio.wait([self._serving])
 
     async def _serve(self, assignment: Assignment) -> None:
         try:
             engine = await asyncio.to_thread(self._load, assignment)
-            inline = Inline(assignment, engine, self._orchestrator, self._clock)
+            inline = self._inline = Inline(assignment, engine, self._orchestrator, self._clock)
             async with asyncio.TaskGroup() as group:
-                for _ in range(SLOTS):
-                    group.create_task(inline.serve())
-                group.create_task(self._watch(engine, inline))
+                slots = [group.create_task(inline.serve()) for _ in range(SLOTS)]
+                watch = group.create_task(self._watch(engine, inline))
                 self._events.put_nowait(Event("loaded"))
+                await asyncio.wait(slots)
+                watch.cancel()
         except TetherError as error:
             self._events.put_nowait(Event("failed", reason=error.message))
         finally:

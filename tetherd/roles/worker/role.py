@@ -12,7 +12,7 @@ import msgspec
 
 from tetherd.config.schema import LogFormat, LogLevel
 from tetherd.config.schema import Worker as Settings
-from tetherd.errors import TetherError
+from tetherd.errors import TetherError, Unavailable
 from tetherd.policy import placement
 from tetherd.policy.catalog import resolve
 from tetherd.ports import Caller, Clock, Handler, Launcher, Runner
@@ -28,12 +28,14 @@ from tetherd.wire.messages import (
     Report,
     Request,
     Unload,
+    Version,
     WatchCatalog,
 )
 
 _HEARTBEAT: Final[Seconds] = 1.0
 _PARK: Final[Seconds] = 30.0
 _RETRY: Final[Seconds] = 0.25
+_SPARE_RETRY: Final[Seconds] = 10.0
 
 _log = logging.getLogger("tetherd.worker")
 
@@ -84,18 +86,25 @@ class Worker:
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Serve until cancelled, then let runners deliver what they execute and end them."""
-        try:
-            async with asyncio.TaskGroup() as self._tasks:
-                for duty in (self._report, self._obey, self._tidy, self._keep_spare, self._preload):
-                    self._tasks.create_task(duty())
-                ready()
-        finally:
-            self._stopping = True
-            with contextlib.suppress(TetherError):
-                await self._orchestrator.call(self._state(), deadline=self._clock.monotonic() + _HEARTBEAT)
-            await asyncio.gather(*(stop(group) for group in self._groups.values()))
-            if self._spare:
-                await self._spare.stop(0)
+        async with asyncio.TaskGroup() as self._tasks:
+            duties = [
+                self._tasks.create_task(duty())
+                for duty in (self._report, self._obey, self._tidy, self._keep_spare, self._preload)
+            ]
+            ready()
+            try:
+                await asyncio.wait(duties, return_when=asyncio.FIRST_EXCEPTION)
+            finally:
+                # Before the keepers are cancelled with their group: a runner whose keeper ends is killed.
+                await self._leave()
+
+    async def _leave(self) -> None:
+        self._stopping = True
+        with contextlib.suppress(TetherError):
+            await self._orchestrator.call(self._state(), deadline=self._clock.monotonic() + _HEARTBEAT)
+        await asyncio.gather(*(stop(group) for group in self._groups.values()))
+        if self._spare:
+            await self._spare.stop(0)
 
     # --- what the orchestrator hears and says ------------------------------------------------------------------------
 
@@ -149,7 +158,10 @@ class Worker:
 
     def _load(self, load: Load) -> None:
         group = self._groups.get(load.version)
-        if group is not None and not (group.failed and load.fresh):
+        if group is not None and group.stopping:
+            group.successor = load  # once it is gone
+            return
+        if group is not None and not group.stopping and not (group.failed and load.fresh):
             group.pinned = group.pinned or load.pinned
             self._changed.set()
             return
@@ -178,37 +190,40 @@ class Worker:
             group.copies.remove(copy)
             if not group.copies and self._groups.get(group.load.version) is group:
                 del self._groups[group.load.version]
+                if group.successor is not None and not self._stopping:
+                    self._load(group.successor)
             self._changed.set()
 
     async def _start(self, group: Group, copy: Copy) -> Runner:
-        runner = await self._take_runner(group.isolation)
-        load, settings = group.load, self._settings.settings(group.load.model)
-        await runner.assign(
-            Assignment(
-                runner=copy.id,
-                worker=self._place.worker,
-                model=load.model,
-                number=load.number,
-                version=load.version,
-                orchestrator=self._place.orchestrator,
-                manager=self._place.manager,
-                cache_dir=self._place.cache_dir,
-                threads=settings.threads or max(1, (os.cpu_count() or 1) // 2),
-                memory_limit=self._settings.memory_limit,
-                max_message=self._place.max_message,
-                keep=2 * self._settings.max_runners,
-                log_level=self._place.log_level,
-                log_format=self._place.log_format,
-            )
-        )
+        assignment = self._assignment(group, copy)
+        if group.isolation == "process" and self._spare is not None:
+            spare, self._spare = self._spare, None
+            self._spared.set()
+            with contextlib.suppress(Unavailable):  # it died while it waited
+                await spare.assign(assignment)
+                return spare
+        runner = await self._launchers[group.isolation].launch()
+        await runner.assign(assignment)
         return runner
 
-    async def _take_runner(self, isolation: Isolation) -> Runner:
-        if isolation == "process" and self._spare is not None:
-            runner, self._spare = self._spare, None
-            self._spared.set()
-            return runner
-        return await self._launchers[isolation].launch()
+    def _assignment(self, group: Group, copy: Copy) -> Assignment:
+        load, settings = group.load, self._settings.settings(group.load.model)
+        return Assignment(
+            runner=copy.id,
+            worker=self._place.worker,
+            model=load.model,
+            number=load.number,
+            version=load.version,
+            orchestrator=self._place.orchestrator,
+            manager=self._place.manager,
+            cache_dir=self._place.cache_dir,
+            threads=settings.threads or max(1, (os.cpu_count() or 1) // 2),
+            memory_limit=self._settings.memory_limit,
+            max_message=self._place.max_message,
+            keep=2 * self._settings.max_runners,
+            log_level=self._place.log_level,
+            log_format=self._place.log_format,
+        )
 
     def _unload(self, unload: Unload) -> None:
         group = self._groups.get(unload.version)
@@ -218,6 +233,7 @@ class Worker:
             del self._groups[unload.version]
             self._changed.set()
             return
+        group.stopping = True  # at once: a command that follows must not take it for loaded
         self._spawn(stop(group))
         _log.info("unloading", extra={"model": group.load.model, "version": group.load.number})
 
@@ -265,6 +281,8 @@ class Worker:
                 self._spare = await self._launchers["process"].launch()
             except TetherError as error:
                 _log.warning("no spare runner", extra={"reason": error.message})
+                await asyncio.sleep(_SPARE_RETRY)
+                continue
             await self._spared.wait()
             # The one that took it loads a model now; starting another at once would slow that down.
             await asyncio.sleep(_HEARTBEAT)
@@ -272,7 +290,7 @@ class Worker:
     async def _preload(self) -> None:
         """Load what the configuration names, as soon as it exists, and again when an alias moves."""
         references = [parse_reference(text) for text in self._settings.preload]
-        epoch = -1
+        epoch, loaded = -1, set[str]()
         while references:
             try:
                 catalog: Catalog = await self._manager.call(
@@ -282,7 +300,14 @@ class Worker:
                 await asyncio.sleep(_RETRY)
                 continue
             epoch = catalog.epoch
+            wanted: dict[str, Version] = {}
             for reference in references:
                 with contextlib.suppress(TetherError):
                     version = resolve(catalog, reference)
-                    self._load(Load(version.model, version.number, version.version, pinned=True))
+                    wanted[version.version] = version
+            for old in loaded - set(wanted):
+                if group := self._groups.get(old):
+                    group.pinned = False  # its alias moved on: it may go when memory is short
+            for version in wanted.values():
+                self._load(Load(version.model, version.number, version.version, pinned=True))
+            loaded = set(wanted)
