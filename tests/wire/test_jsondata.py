@@ -94,6 +94,18 @@ def test_duplicate_keys_are_refused_at_every_depth() -> None:
         jsondata.plain(jsondata.parse(b'{"a":{"b":1,"b":2}}'), "the request")
 
 
+@pytest.mark.parametrize("depth", [101, 500, 1022])
+def test_objects_nest_to_a_limit(depth: int) -> None:
+    with pytest.raises(InvalidInput, match="deeper"):
+        jsondata.plain(jsondata.parse(b'{"a":' * depth + b"1" + b"}" * depth), "the request")
+
+
+def test_arrays_nest_deeply_without_recursion() -> None:
+    assert read("FP32", "[" * 1000 + "1" + "]" * 1000).shape == (1,)
+    with pytest.raises(InvalidInput):
+        read("BOOL", "[" * 1000 + "1" + "]" * 1000)
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("datatype", ["FP16", "FP32", "FP64"])
 def test_numbers_without_a_word_in_json_are_refused(value: float, datatype: str) -> None:

@@ -37,6 +37,9 @@ _JOINED: Final = 64 * 1024
 """Bodies up to this size are copied behind their head, longer ones are written apart."""
 
 
+_ALLOW: Final = b"allow: DELETE, GET, HEAD, PATCH, POST, PUT\r\n"
+
+
 class Reading(Enum):
     """What of a request is being read."""
 
@@ -161,7 +164,10 @@ class Connection(HttpToolsProtocol):
         except httptools.HttpParserUpgrade:
             pass  # upgrades are not spoken here: the request is answered as it stands
         except httptools.HttpParserInvalidMethodError:
-            self.refuse(MethodNotAllowed("the request's method is not one of HTTP's"))
+            if data[:1].isalpha():
+                self.refuse(MethodNotAllowed("the request's method is not one of HTTP's"))
+            else:
+                self.refuse(InvalidInput("the request is not HTTP/1.1", fix="TLS is not spoken at this port"))
         except httptools.HttpParserCallbackError as error:
             cause = error.__context__
             self.refuse(cause if isinstance(cause, TetherError) else InvalidInput("the request line is malformed"))
@@ -271,6 +277,8 @@ class Connection(HttpToolsProtocol):
             return
         body = problem.document(error)
         lines = [STATUS_LINE[error.status], b"content-type: application/json\r\n"]
+        if isinstance(error, MethodNotAllowed):
+            lines.append(_ALLOW)
         lines += [b"%s: %s\r\n" % header for header in self.server_state.default_headers]
         lines += [b"content-length: %d\r\nconnection: close\r\n\r\n" % len(body), body]
         self.transport.write(b"".join(lines))

@@ -17,6 +17,9 @@ from tetherd.errors import InvalidInput
 from tetherd.types import Tensor
 from tetherd.wire import tensors
 
+MAX_DEPTH: Final = 100
+"""Of objects; arrays of numbers may nest as deep as simdjson takes them."""
+
 _BOM: Final = b"\xef\xbb\xbf"
 _WIDEST: Final = {"UINT64": "u", "FP16": "d", "BF16": "d", "FP32": "d", "FP64": "d"}
 _KINDS: Final = {"BOOL": "booleans", "BYTES": "strings", "UINT64": "integers"} | dict.fromkeys(
@@ -51,17 +54,19 @@ def fields(value: Any, where: str) -> list[str]:
     return keys
 
 
-def plain(value: Any, where: str) -> Any:
+def plain(value: Any, where: str, depth: int = 0) -> Any:
     """Return a lazy value as Python objects, with the duplicate keys of an object refused."""
+    if depth > MAX_DEPTH:
+        raise InvalidInput(f"{where} nests deeper than {MAX_DEPTH}")
     if type(value) is simdjson.Object:
         try:
-            return {key: plain(value[key], where) for key in fields(value, where)}
+            return {key: plain(value[key], where, depth + 1) for key in fields(value, where)}
         except KeyError:  # simdjson lists such keys and does not find them
             raise InvalidInput(f"{where} has a key with a NUL character") from None
     if type(value) is not simdjson.Array:
         return value
     items = value.as_list()
-    return [plain(item, where) for item in value] if dict in map(type, items) else items
+    return [plain(item, where, depth + 1) for item in value] if dict in map(type, items) else items
 
 
 def kind(value: Any) -> str:
