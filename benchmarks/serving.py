@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import platform
 import socket
 import time
@@ -57,6 +58,7 @@ class Findings:
     starts: list[report.Start] = field(default_factory=list)
     limits: list[report.Limit] = field(default_factory=list)
     sizes: list[report.Size] = field(default_factory=list)
+    loads: list[float] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
 
 
@@ -76,6 +78,7 @@ def run(plan: Plan, who: Sequence[Contender], folder: Path) -> Findings:
             who = [one for one in who if not one.health]
     for turn in range(plan.rounds):
         for name, work in works.items():
+            found.loads.append(os.getloadavg()[0])
             found.limits += [report.Limit(turn, name, batch, bare(work, batch, 0.4)) for batch in (1, 32)]
             for one in rotated([one for one in who if name not in one.skip], turn):
                 say(f"round {turn + 1} of {plan.rounds}: {name} on {one.name}")
@@ -94,6 +97,7 @@ def rotated(who: Sequence[Contender], turn: int) -> list[Contender]:
 
 def show(found: Findings) -> list[report.Figure]:
     """Print everything and return the figures."""
+    print(f"\nLoad average before each model: {', '.join(f'{load:.1f}' for load in found.loads)}")
     print("\nBare ONNX Runtime, rows per second (the limit)\n")
     rows = [["model", "batch 1", "batch 32"]]
     for model in dict.fromkeys(item.model for item in found.limits):
@@ -128,6 +132,7 @@ def save(found: Findings, figures: Sequence[report.Figure], folder: Path) -> Pat
         "records": [asdict(item) for item in found.records],
         "starts": [asdict(item) for item in found.starts],
         "sizes": [asdict(item) for item in found.sizes],
+        "loads": found.loads,
         "limits": [asdict(item) for item in found.limits],
         "failures": found.failures,
     }
