@@ -67,7 +67,7 @@ def _run(assignment: Assignment, events: Any) -> None:
 
 def _serve(slots: Slots, orchestrator: BlockingCaller) -> None:
     call = orchestrator.lane()
-    slots.serve(lambda take: call(take, PARK))
+    slots.serve(lambda take, sent: call(take, PARK, sent))
 
 
 def _attend(engine: OnnxEngine, slots: Slots, events: Any) -> None:

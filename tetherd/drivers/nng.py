@@ -241,7 +241,7 @@ class BlockingContext:
         self._context = _open_context(socket)
         lib.nng_ctx_set_ms(self._context, b"send-timeout", int(patience * 1000))
 
-    def exchange(self, buffers: Iterable[Buffer], limit: int) -> bytes | int:
+    def exchange(self, buffers: Iterable[Buffer], limit: int, sent: Callable[[], None]) -> bytes | int:
         """Send a request and wait for its reply, for ever once it is sent. Return nng's result code on failure.
 
         That is TIMED_OUT when no connection took the request within the context's patience.
@@ -251,6 +251,7 @@ class BlockingContext:
         if result:
             lib.nng_msg_free(message)
             return result
+        sent()
         pointer = ffi.new("nng_msg **")
         result = lib.nng_ctx_recvmsg(self._context, pointer, 0)
         return result or unpack(pointer[0])[0]

@@ -352,17 +352,17 @@ class BlockingCaller:
         self._socket = nng.open_req(max_message)
         nng.dial(self._socket, address)
 
-    def lane(self) -> Callable[[Request[R], Seconds], R]:
-        """Return a function that sends a request and waits for its reply, for the use of one thread.
+    def lane(self) -> Callable[..., Any]:
+        """Return ``call(request, timeout, sent)`` for one thread: it sends, calls ``sent``, and returns the reply.
 
         It waits as long as the connection lasts. Raises what the callee raised, Unreachable when there is no connection
         for 3 s or it is lost, TooLarge before anything is sent.
         """
         codec, context = Codec(), nng.BlockingContext(self._socket, _CONNECT)
 
-        def call(request: Request[R], timeout: Seconds) -> R:
+        def call(request: Request[R], timeout: Seconds, sent: Callable[[], None] = lambda: None) -> R:
             header = Header(next(self._ids), request.METHOD, int(timeout * 1000))
-            data = context.exchange(codec.encode(CALL, header, request), self._max_message)
+            data = context.exchange(codec.encode(CALL, header, request), self._max_message, sent)
             if isinstance(data, int):
                 why = "no connection" if data == nng.TIMED_OUT else "the connection was lost"
                 raise _unreachable(self.address, why)

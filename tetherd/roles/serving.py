@@ -4,7 +4,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable
-from typing import Final
+from typing import Final, TypeAlias
 
 from tetherd.errors import ExecutionFailed, TetherError
 from tetherd.policy.inline import Inlining
@@ -20,6 +20,8 @@ PARK: Final[Seconds] = 60.0
 """A take that found no work is answered after so long, and offered again."""
 
 _RETRY: Final[Seconds] = 0.2
+
+Exchange: TypeAlias = Callable[[Take, Callable[[], None]], Batch]
 
 _log = logging.getLogger("tetherd.runner")
 
@@ -39,9 +41,9 @@ def execute(engine: Engine, batch: Batch) -> Finished:
 class Slots:
     """The slots of a runner process: each a thread that offers, executes and delivers.
 
-    ``exchange`` sends a take and waits for its batch, however long that takes; it raises TetherError when the
-    orchestrator cannot be reached, and is called again after ``pause``. ``holding`` counts batches that are executed or
-    not delivered yet, ``executed`` those that were executed since the start.
+    ``exchange`` sends a take, calls back when it is sent, and waits for its batch, however long that takes; it raises
+    TetherError when the orchestrator cannot be reached, and is called again after ``pause``. ``executed`` counts the
+    batches executed since the start.
     """
 
     def __init__(self, assignment: Assignment, engine: Engine, pause: Callable[[Seconds], None]) -> None:
@@ -50,39 +52,51 @@ class Slots:
         self._pause = pause
         self._turn = threading.Lock()
         self._stopping = threading.Event()
-        self.holding = 0
+        self._held: set[int] = set()
         self.executed = 0
 
-    def serve(self, exchange: Callable[[Take], Batch]) -> None:
+    @property
+    def holding(self) -> int:
+        """Return how many batches are executed or not delivered yet."""
+        return len(self._held)
+
+    def serve(self, exchange: Exchange) -> None:
         """Serve one slot until ``stop``. Runs in a thread of its own."""
         finished: Finished | None = None
         while not self._stopping.is_set():
             batch = self._offer(exchange, finished)
-            self.holding -= finished is not None
             finished = None
             if batch is not None and batch.id:
-                self.holding += 1
+                self._held.add(batch.id)
                 with self._turn:
                     finished = execute(self._engine, batch)
                     self.executed += 1
         if finished is not None:
             self._offer(exchange, finished, last=True)
-            self.holding -= 1
 
     def stop(self) -> None:
         """Take no more batches; what executes is finished and delivered."""
         self._stopping.set()
 
-    def _offer(
-        self, exchange: Callable[[Take], Batch], finished: Finished | None, *, last: bool = False
-    ) -> Batch | None:
+    def _offer(self, exchange: Exchange, finished: Finished | None, *, last: bool = False) -> Batch | None:
+        def deliver() -> None:
+            if finished is not None:
+                self._held.discard(finished.batch)
+
         try:
-            return exchange(take(self._assignment, finished, last=last))
+            # The last one is delivered when it is answered: what is only sent could be lost with the process.
+            return exchange(take(self._assignment, finished, last=last), _nothing if last else deliver)
         except TetherError as error:
             if undelivered := _undelivered(finished, error):
                 return self._offer(exchange, undelivered, last=last)
             self._pause(_RETRY)
             return None
+        finally:
+            deliver()
+
+
+def _nothing() -> None:
+    """Do nothing."""
 
 
 def _undelivered(finished: Finished | None, error: TetherError) -> Finished | None:

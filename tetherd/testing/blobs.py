@@ -1,4 +1,4 @@
-"""An in-memory world: what the daemon wires to disks, sockets and engines, for tests that need none of them."""
+"""Blobs in dictionaries, for tests that need no disk."""
 
 import hashlib
 import threading

@@ -1,0 +1,167 @@
+"""Runners without processes: they take work as real ones do, and crash, hang or fail to load when a test says so."""
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Final, Literal, TypeAlias
+
+from tetherd.errors import TetherError, Unavailable
+from tetherd.ports import Caller, Clock
+from tetherd.roles.serving import PARK, SLOTS, execute, take
+from tetherd.types import Seconds, Signature, Tensor, TensorSpec
+from tetherd.wire.assignments import Assignment, Event
+from tetherd.wire.messages import Batch, Finished
+
+Fate: TypeAlias = Literal["serve", "fail", "hang", "crash", "dead", "refuse"]
+"""What becomes of a runner: it serves, reports a failed load, never finishes loading, dies while it loads, is dead when
+it is assigned, or cannot be launched."""
+
+SIGNATURE: Final = Signature((TensorSpec("x", "INT64", (-1,)),), (TensorSpec("y", "INT64", (-1,)),), batchable=True)
+
+
+class FakeEngine:
+    """Implements ports.Engine: returns its inputs under the names of its outputs, or what ``answer`` makes of them.
+
+    ``executed`` lists the inputs of every execution; ``ns`` is how long one claims to take.
+    """
+
+    def __init__(
+        self,
+        signature: Signature = SIGNATURE,
+        answer: Callable[[list[Tensor]], list[Tensor]] | None = None,
+        ns: int = 1_000_000,
+    ) -> None:
+        self.signature = signature
+        self.executed: list[list[Tensor]] = []
+        self._answer = answer
+        self._ns = ns
+
+    def execute(self, inputs: list[Tensor], budget: Seconds) -> tuple[list[Tensor], tuple[int, int, int]]:  # noqa: ARG002
+        """See ports.Engine."""
+        self.executed.append(inputs)
+        if self._answer:
+            return self._answer(inputs), (0, self._ns, 0)
+        named = zip(self.signature.outputs, inputs, strict=False)
+        return [Tensor(spec.name, one.datatype, one.shape, one.data) for spec, one in named], (0, self._ns, 0)
+
+    def watch(self, now: Seconds) -> Seconds:  # noqa: ARG002
+        """See ports.Engine."""
+        return 0.0
+
+
+class FakeRunner:
+    """Implements ports.Runner over a connection of its own.
+
+    While ``gate`` is closed it holds the batches it was handed; ``seen`` lists all of them.
+    """
+
+    def __init__(self, connection: Caller, cut: Callable[[], None], engine: FakeEngine, clock: Clock, pid: int) -> None:
+        self.pid = pid
+        self.engine = engine
+        self.fate: Fate = "serve"
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.seen: list[Batch] = []
+        self.assignment: Assignment | None = None
+        self.stopped: list[Seconds] = []
+        self.bytes = 0
+        self._connection = connection
+        self._cut = cut
+        self._clock = clock
+        self._events: asyncio.Queue[Event | None] = asyncio.Queue()
+        self._turn = asyncio.Lock()
+        self._leaving = False
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._holding = 0
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def assign(self, assignment: Assignment) -> None:
+        """See ports.Runner."""
+        if self.fate == "dead":
+            raise Unavailable("the runner process ended before it was assigned a model")
+        self.assignment = assignment
+        if self.fate == "fail":
+            self._events.put_nowait(Event("failed", reason="the graph makes no sense"))
+        elif self.fate == "crash":
+            self.crash()
+        elif self.fate == "serve":
+            self._tasks = [asyncio.create_task(self._serve(assignment)) for _ in range(SLOTS)]
+            self._events.put_nowait(Event("loaded", bytes=self.bytes))
+
+    async def event(self) -> Event | None:
+        """See ports.Runner."""
+        return await self._events.get()
+
+    async def stop(self, patience: Seconds) -> None:
+        """See ports.Runner."""
+        self.stopped.append(patience)
+        self._leaving = True
+        if patience:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(patience):
+                    await self._idle.wait()
+        self.crash()
+
+    def tell(self, event: Event) -> None:
+        """Have it tell its worker something."""
+        self._events.put_nowait(event)
+
+    def crash(self) -> None:
+        """End it as ``kill -9`` does."""
+        for task in self._tasks:
+            task.cancel()
+        self._cut()
+        self._events.put_nowait(None)
+
+    async def _serve(self, assignment: Assignment) -> None:
+        finished: Finished | None = None
+        while not self._leaving or finished is not None:
+            offer = take(assignment, finished, last=self._leaving)
+            delivered, finished = finished, None
+            try:
+                parked = asyncio.create_task(self._connection.call(offer, deadline=self._clock.monotonic() + PARK))
+                for _ in range(2):  # its handler begins, and what is finished is delivered
+                    await asyncio.sleep(0)
+                self._count(-1 if delivered else 0)
+                batch = await parked
+            except TetherError:
+                await asyncio.sleep(0.2)
+                continue
+            if batch.id:
+                self._count(1)
+                self.seen.append(batch)
+                await self.gate.wait()
+                async with self._turn:
+                    finished = execute(self.engine, batch)
+
+    def _count(self, change: int) -> None:
+        self._holding += change
+        if self._holding:
+            self._idle.clear()
+        else:
+            self._idle.set()
+
+
+class FakeLauncher:
+    """Implements ports.Launcher. ``fates`` are those of the next launches, then all serve; ``runners`` are all ever."""
+
+    def __init__(self, make: Callable[[int], FakeRunner], fates: Sequence[Fate] = ()) -> None:
+        self.fates: deque[Fate] = deque(fates)
+        self.runners: list[FakeRunner] = []
+        self._make = make
+
+    async def launch(self) -> FakeRunner:
+        """See ports.Launcher."""
+        fate = self.fates.popleft() if self.fates else "serve"
+        if fate == "refuse":
+            raise Unavailable("cannot start a runner process: no memory")
+        runner = self._make(1000 + len(self.runners))
+        runner.fate = fate
+        self.runners.append(runner)
+        return runner
+
+    def serving(self, model: str) -> list[FakeRunner]:
+        """Return the runners that were assigned a model, the oldest first."""
+        return [runner for runner in self.runners if runner.assignment and runner.assignment.model == model]
