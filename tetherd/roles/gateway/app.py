@@ -98,21 +98,23 @@ class Gateway:
                 await asyncio.sleep(wait)
 
     async def _follow(self) -> None:
-        """Wait for the next catalog and put it in force."""
-        watch = WatchCatalog(self._view.epoch)
+        """Wait for the next catalog and put it in force; from a manager that was away, take the one it has."""
+        anew = not self._status.manager_answers
+        watch = WatchCatalog(-1 if anew else self._view.epoch)
         try:
             catalog = await self._manager.call(watch, deadline=self._clock.monotonic() + _PARK)
         except DeadlineExceeded:
             return  # nothing changed meanwhile
         self._status.manager_answers = True
-        self._install(catalog)
+        self._install(catalog, anew=anew)
 
     async def _refresh(self) -> None:
         """Fetch the catalog now, so that who changed something sees the change."""
         self._install(await self._manager.call(WatchCatalog(), deadline=self._clock.monotonic() + _FRESH))
 
-    def _install(self, catalog: Catalog) -> None:
-        if catalog.epoch > self._view.epoch:
+    def _install(self, catalog: Catalog, *, anew: bool = False) -> None:
+        # Two calls may overtake each other; a manager that came back may have been restored to an earlier state.
+        if catalog.epoch > self._view.epoch or anew:
             self._view = View(catalog)
             self._shortcuts.clear()
 
@@ -121,7 +123,7 @@ class Gateway:
         return [
             http.Route("GET", "/openapi.json", self._openapi, "This document"),
             http.Route(
-                "POST", "/api/v1/inference/{ref}", self._infer, "Infer", {200: "Outputs"}, (*INFER_ERRORS, 504), infer
+                "POST", "/api/v1/inference/{model}", self._infer, "Infer", {200: "Outputs"}, (*INFER_ERRORS, 504), infer
             ),
         ]
 
@@ -129,7 +131,7 @@ class Gateway:
         return document(openapi.document(self._table, self._version))
 
     async def _infer(self, exchange: Exchange) -> Answer:
-        entry = self._view.resolve(parse_reference(exchange.params["ref"]))
+        entry = self._view.resolve(parse_reference(exchange.params["model"]))
         return await self._shortcut(exchange, partial(self._inference.native, entry=entry))
 
     async def _infer_v2(self, exchange: Exchange, entry: Entry) -> Answer:

@@ -58,7 +58,7 @@ class Guard:
 def _split(host: str) -> tuple[str, str]:
     """Split host and port; an IPv6 address is in brackets."""
     if host.startswith("["):
-        name, _, rest = host[1:].partition("]")
-        return name, rest.removeprefix(":")
+        name, bracket, rest = host[1:].partition("]")
+        return (name, rest.removeprefix(":")) if bracket else ("", "")
     name, _, port = host.partition(":")
     return name, port

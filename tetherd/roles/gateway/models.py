@@ -42,7 +42,7 @@ class Models:
 
     def routes(self) -> list[Route]:
         """Return the paths under ``/api/v1/models``."""
-        one, alias = ROOT + "/{ref}", ROOT + "/{model}/aliases/{alias}"
+        one, alias = ROOT + "/{model}", ROOT + "/{model}/aliases/{alias}"
         gone, publishing = (400, 404, 503), (400, 404, 409, 413, 415, 422, 503, 507)
         point = ("application/json", msgspec.json.schema(_Point))
         publish = ("application/json", msgspec.json.schema(_Publish))
@@ -64,7 +64,7 @@ class Models:
         return self._operations.view().model(parse_model(exchange.params["model"]))
 
     def _entry(self, exchange: Exchange) -> tuple[Model, Entry]:
-        reference = parse_reference(exchange.params["ref"])
+        reference = parse_reference(exchange.params["model"])
         view = self._operations.view()
         return view.model(reference.model), view.resolve(reference)
 
@@ -75,7 +75,7 @@ class Models:
 
     async def show(self, exchange: Exchange) -> Answer:
         """Show one model; ``version`` is the one that the reference means."""
-        reference = parse_reference(exchange.params["ref"])
+        reference = parse_reference(exchange.params["model"])
         model = self._operations.view().model(reference.model)
         unnamed = reference.version is None and reference.alias == LATEST
         entry = None if unnamed else self._operations.view().resolve(reference)
@@ -111,8 +111,8 @@ class Models:
 
     async def remove(self, exchange: Exchange) -> Answer:
         """Remove a model, or the version that the reference numbers."""
-        reference = parse_reference(exchange.params["ref"])
-        if reference.version is None and "@" in exchange.params["ref"]:
+        reference = parse_reference(exchange.params["model"])
+        if reference.version is None and "@" in exchange.params["model"]:
             raise InvalidInput("an alias cannot be removed this way", fix="give a version number, as in digits@3")
         model = self._operations.view().model(reference.model)
         if reference.version is not None:
