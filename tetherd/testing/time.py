@@ -7,11 +7,14 @@ import asyncio
 import selectors
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from tetherd.types import Seconds
 
 T = TypeVar("T")
+
+_TURN: Final[Seconds] = 1e-7
+"""What one turn of the loop takes: time that stood still could round a timer down to now, for ever."""
 
 
 class Deadlock(AssertionError):
@@ -55,6 +58,7 @@ class _Selector(selectors.SelectSelector):
     now: Seconds = 1000.0
 
     def select(self, timeout: Seconds | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        self.now += _TURN
         events = super().select(0)
         if not events:
             if timeout is None:

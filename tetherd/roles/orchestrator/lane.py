@@ -91,6 +91,10 @@ class Lane:
             rows[lease.runner] = rows.get(lease.runner, 0) + lease.rows
         return rows
 
+    def shunned(self) -> set[str]:
+        """Return the runners that hold work which is to be alone."""
+        return {lease.runner for lease in self.leases.values() if lease.jobs[0].solo}
+
     def executing(self, runner: str) -> int:
         """Return how many rows a runner holds."""
         return sum(lease.rows for lease in self.leases.values() if lease.runner == runner)

@@ -196,11 +196,17 @@ class Orchestrator:
             self._hand_over(lane, seat)
 
     def _candidates(self, lane: Lane) -> list[Seat]:
-        """Return the seats that may be answered now: a second batch goes to a runner only where none is idle."""
-        held = lane.held()
+        """Return the seats that may be answered now: a second batch goes to a runner only where none is idle.
+
+        Work that may have spoilt a batch or killed a runner is executed where nothing else is held with it.
+        """
+        held, shunned = lane.held(), lane.shunned()
+        oldest = lane.queue.oldest()
         seats = [seat for seat in lane.parked if not seat.waiter.done() and not (seat.worker and seat.worker.saturated)]
-        idle = [seat for seat in seats if seat.runner not in held]
-        return [seat for seat in idle or seats if self._due(lane, seat, held.get(seat.runner, 0))]
+        free = [seat for seat in seats if seat.runner not in held]
+        if not free and not (oldest and oldest.solo):
+            free = [seat for seat in seats if seat.runner not in shunned]
+        return [seat for seat in free if self._due(lane, seat, held.get(seat.runner, 0))]
 
     def _due(self, lane: Lane, seat: Seat, executing: int) -> bool:
         rows = min(seat.take.max_rows, self._limits.max_batch)
