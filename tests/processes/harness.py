@@ -202,7 +202,7 @@ class Daemon:
         return [pid for pid in self._offspring if alive(pid)]
 
     def end(self) -> None:
-        """Leave nothing behind."""
+        """Kill it and all it started; leave nothing behind."""
         left = self.remember()
         if self.process and self.process.poll() is None:
             with contextlib.suppress(ProcessLookupError):
