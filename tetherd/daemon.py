@@ -42,6 +42,7 @@ async def serve(config: Config, *, ready: Callable[[], None]) -> None:
     # What is alive now stays alive: the collector need not walk it again and again, 30 ms each time, under load.
     gc.collect()
     gc.freeze()
+    gc.set_threshold(10_000, 20, 50)  # a request makes some 40 objects and no cycle
     async with asyncio.TaskGroup() as group:
         duties = [group.create_task(run(lambda: None)) for run in daemon.duties]
         front = group.create_task(daemon.front.run(ready))

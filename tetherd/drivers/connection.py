@@ -83,9 +83,8 @@ class Cycle(RequestResponseCycle):
             self._write(start, message.get("body", b""))
 
     def _write(self, start: Any, body: bytes) -> None:
-        lines = [STATUS_LINE[start["status"]]]
-        lines += [b"%s: %s\r\n" % header for header in self.default_headers]
-        lines += [b"%s: %s\r\n" % header for header in start["headers"]]
+        headers = [*self.default_headers, *start["headers"]]
+        lines = [STATUS_LINE[start["status"]], *[b"%s: %s\r\n" % header for header in headers]]
         lines.append(b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n")
         if self.scope["method"] == "HEAD":
             body = b""
@@ -104,8 +103,8 @@ class Cycle(RequestResponseCycle):
 class Connection(HttpToolsProtocol):
     """A client's connection. ``marks`` is what the application finds in ``scope["state"]``.
 
-    An application that wants to be told when the client goes away before it is answered puts a callable in
-    ``scope["state"]["abandon"]``.
+    An application whose work is worth nothing to anybody else sets ``scope["state"]["abandon"]``: its task is cancelled
+    when the client goes away before it is answered.
     """
 
     def __init__(self, listener: Listener, marks: dict[str, Any]) -> None:
@@ -117,6 +116,7 @@ class Connection(HttpToolsProtocol):
         self.received = 0  # bytes in this phase
         self.pieces = 0
         self.running: RequestResponseCycle | None = None
+        self.task: asyncio.Task[None] | None = None
         self.stalled_at: Seconds | None = None
 
     # --- the connection --------------------------------------------------------------------------------------------
@@ -135,9 +135,8 @@ class Connection(HttpToolsProtocol):
         if running is not None and not running.response_complete:
             running.disconnected = True
             running.message_event.set()
-            abandon = running.scope["state"].get("abandon")
-            if abandon is not None:
-                abandon()
+            if self.task is not None and running.scope["state"].get("abandon"):
+                self.task.cancel()
         self.pipeline.clear()
         self.listener.left()
 
@@ -248,8 +247,9 @@ class Connection(HttpToolsProtocol):
     # --- answering -------------------------------------------------------------------------------------------------
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        # Not by the method this replaces: it keeps a set of tasks for a shutdown that is not ours.
         self.running = cycle
-        super()._start_asgi_task(cycle, app)
+        self.task = self.loop.create_task(cycle.run_asgi(app))
 
     def on_response_complete(self) -> None:
         """Start the next request, or wait for one. No timer is set, unlike in the method this replaces."""

@@ -59,7 +59,7 @@ def fits(shape: tuple[int, ...], expected: tuple[int, ...]) -> bool:
     """Return whether a shape is one that the expected shape, with -1 for any size, allows."""
     if len(shape) != len(expected):
         return False
-    return all(want in (-1, got) for got, want in zip(shape, expected, strict=True))
+    return not [want for got, want in zip(shape, expected, strict=True) if want not in (-1, got)]
 
 
 def _in_order(tensors: list[Tensor], specs: tuple[TensorSpec, ...]) -> tuple[list[Tensor], tuple[TensorSpec, ...]]:

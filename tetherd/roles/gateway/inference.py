@@ -1,6 +1,5 @@
 """The way of an inference request through the gateway. Everything here runs for each request: keep it short."""
 
-import asyncio
 from typing import Final
 
 from tetherd.config.schema import DAY
@@ -63,7 +62,7 @@ class Inference:
                 "attempts": inferred.attempts,
             },
         )
-        return await _packed(exchange, Answer(200, text, [JSON]))
+        return Answer(200, text, [JSON])
 
     async def _body(self, exchange: Exchange) -> bytes:
         body = await exchange.body()
@@ -71,14 +70,15 @@ class Inference:
         return body if coding is None else await encoding.unpack(exchange, body, coding)
 
     async def _answer_v2(self, exchange: Exchange, entry: Entry, request: InferenceRequest) -> Answer:
-        wanted = inference.plan(request, entry.signature)
+        if request.wanted is None and not request.binary:
+            wanted = entry.everything or inference.plan(request, entry.signature)
+        else:
+            wanted = inference.plan(request, entry.signature)
         inferred = await self._execute(exchange, entry, request)
         text, length = openinference.encode(request, wanted, inferred.outputs, entry.served)
         if length is None:
-            answer = Answer(200, text, [JSON])
-        else:
-            answer = Answer(200, text, [BINARY, (openinference.HEADER_LENGTH, b"%d" % length)])
-        return await _packed(exchange, answer)
+            return Answer(200, text, [JSON])
+        return Answer(200, text, [BINARY, (openinference.HEADER_LENGTH, b"%d" % length)])
 
     async def _execute(self, exchange: Exchange, entry: Entry, request: InferenceRequest) -> Inferred:
         inputs, rows = inference.bind(request.inputs, entry.signature)
@@ -86,9 +86,9 @@ class Inference:
             raise InvalidInput(f"the request has {rows} rows, more than {MAX_ROWS}", fix="send it in parts")
         version = entry.version
         timeout = min(request.timeout_us / 1e6, DAY) if request.timeout_us else self._timeout
-        task = asyncio.current_task()
-        if task is not None and "state" in exchange.scope:
-            exchange.scope["state"]["abandon"] = task.cancel  # the server calls it when the client goes away
+        state = exchange.scope.get("state")
+        if state is not None:
+            state["abandon"] = True  # when the client goes away, nobody else wants the answer
         infer = Infer(
             exchange.request_id,
             version.model,
@@ -107,10 +107,3 @@ def _decode(exchange: Exchange, entry: Entry, body: bytes) -> InferenceRequest:
     if length == 0:
         return openinference.decode_raw(body, entry.signature)
     return openinference.decode(body, length)
-
-
-async def _packed(exchange: Exchange, answer: Answer) -> Answer:
-    accept = exchange.headers.get(b"accept-encoding")
-    if accept is not None:
-        await encoding.pack(answer, accept.decode("latin-1"))
-    return answer

@@ -8,7 +8,8 @@ from typing import Final
 
 from tetherd.config.schema import Gateway as Settings
 from tetherd.errors import Cancelled, Internal, TetherError
-from tetherd.ports import Clock
+from tetherd.ports import REQUEST_ID, Clock
+from tetherd.roles.gateway import encoding
 from tetherd.roles.gateway import exchange as http
 from tetherd.roles.gateway.exchange import Answer, Exchange, Receive, Scope, Send
 from tetherd.roles.gateway.guard import Guard
@@ -47,8 +48,12 @@ class Surface:
             return
         exchange = Exchange(scope, receive, self._max_body)
         exchange.request_id = self._request_id(exchange)
+        REQUEST_ID.set(exchange.request_id)
         try:
             answer = await self._answer(exchange)
+            accepted = exchange.headers.get(b"accept-encoding")
+            if accepted is not None and answer.stream is None:
+                await encoding.pack(answer, accepted.decode("latin-1"))
             await http.send(answer, exchange.request_id, send)
         except (asyncio.CancelledError, Cancelled):
             # The client is gone and its connection closed: nobody is left to tell, and the task ends here.
@@ -69,7 +74,7 @@ class Surface:
         except TetherError as error:
             return self._failure(error, exchange)
         except Exception:
-            _log.exception("a request failed on a bug", extra={"request_id": exchange.request_id})
+            _log.exception("a request failed on a bug")
             return self._failure(Internal("the gateway failed on this request"), exchange)
 
     def _failure(self, error: TetherError, exchange: Exchange) -> Answer:
@@ -77,7 +82,7 @@ class Surface:
         if exchange.scope["raw_path"].startswith(b"/v2"):
             error, status = in_words(error, exchange.params.get("model", ""))
         level = logging.WARNING if status >= 500 else logging.INFO
-        _log.log(level, "%s", error.message, extra={"request_id": exchange.request_id, "code": error.code})
+        _log.log(level, "%s", error.message, extra={"code": error.code})
         return http.failure(error, status)
 
     def _request_id(self, exchange: Exchange) -> str:
