@@ -394,6 +394,7 @@ async def test_a_request_that_kills_its_runners_takes_no_other_with_it() -> None
         replies = await asyncio.gather(*(cluster.infer(number) for number in numbers), return_exceptions=True)
         assert isinstance(replies.pop(2), RunnerLost)
         assert [values(reply) for reply in replies] == [(1,), (2,), (3,), (4,), (5,)]  # type: ignore[arg-type]
+        await asyncio.sleep(10)
         assert len(cluster.runners()) == 5  # two at first, and one for each that died
 
 

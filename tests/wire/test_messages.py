@@ -1,0 +1,32 @@
+import inspect
+
+import pytest
+
+from tetherd.wire import messages
+from tetherd.wire.messages import Message, Request
+
+REQUESTS = [
+    kind
+    for _, kind in inspect.getmembers(messages, inspect.isclass)
+    if issubclass(kind, Request) and kind is not Request
+]
+
+
+def test_no_two_requests_have_one_method() -> None:
+    methods = [kind.METHOD for kind in REQUESTS]
+    assert len(set(methods)) == len(methods)
+
+
+@pytest.mark.parametrize("kind", REQUESTS, ids=lambda kind: kind.__name__)
+def test_every_request_names_its_method_and_the_reply_it_is_typed_with(kind: type[Request[object]]) -> None:
+    assert kind.METHOD
+    assert issubclass(kind.REPLY, Message)
+    base = next(base for base in kind.__orig_bases__ if getattr(base, "__origin__", None) is Request)  # type: ignore[attr-defined]
+    assert base.__args__ == (kind.REPLY,)
+
+
+@pytest.mark.parametrize(
+    "kind", [kind for _, kind in inspect.getmembers(messages, inspect.isclass) if issubclass(kind, Message)]
+)
+def test_every_message_is_an_array_of_its_fields(kind: type[Message]) -> None:
+    assert kind.__struct_config__.array_like
