@@ -14,7 +14,7 @@ import pytest
 from tetherd.config.schema import Control, Gateway
 from tetherd.drivers import connection
 from tetherd.drivers.http import HttpServer
-from tetherd.errors import BadConfig
+from tetherd.errors import BadConfig, InUse
 
 
 class App:
@@ -36,9 +36,13 @@ class App:
             size += len(message["body"])
             more = message["more_body"]
         if scope["path"] == "/hang":
-            scope["state"]["abandon"] = self.abandoned.set
+            scope["state"]["abandon"] = True
             self.hanging.set()
-            await self.release.wait()
+            try:
+                await self.release.wait()
+            except asyncio.CancelledError:
+                self.abandoned.set()
+                return
         body = json.dumps({"size": size, "path": scope["path"]}).encode()
         streamed = scope["path"] == "/stream"
         length = 2 * len(body) if streamed else len(body)
@@ -295,7 +299,7 @@ async def test_an_address_in_use_is_named() -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        with pytest.raises(BadConfig, match=address):
+        with pytest.raises(InUse, match=address):
             async with running(App(), Gateway(), listen=address):
                 pass
 

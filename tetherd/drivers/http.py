@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import os
 import socket
 import stat
@@ -15,7 +16,7 @@ from uvicorn.server import ServerState
 
 from tetherd.config.schema import Control, Gateway
 from tetherd.drivers.connection import Connection
-from tetherd.errors import BadConfig
+from tetherd.errors import BadConfig, InUse
 from tetherd.types import Seconds
 
 Application: TypeAlias = Callable[[Any, Any, Any], Awaitable[None]]
@@ -59,7 +60,7 @@ class HttpServer:
         self._stopped = asyncio.Event()
 
     async def run(self, ready: Callable[[], None]) -> None:
-        """Listen, call ``ready``, and serve until stopped or cancelled. Raises BadConfig if an address is taken."""
+        """Listen, call ``ready``, and serve until stopped or cancelled. Raises InUse or BadConfig."""
         try:
             self._sweep()
             if self._listen is not None:
@@ -110,7 +111,8 @@ class HttpServer:
                 self._protocol(control=False), host.strip("[]"), int(port), backlog=_BACKLOG
             )
         except OSError as error:
-            raise BadConfig(
+            kind = InUse if error.errno == errno.EADDRINUSE else BadConfig
+            raise kind(
                 f"cannot listen on {address}: {error.strerror or error}", fix="stop what uses it, or set gateway.listen"
             ) from None
         self._servers.append(server)
