@@ -144,8 +144,11 @@ def _complete(handle: Any) -> None:
     # Runs on a thread of nng with the interpreter lock held. An exception here would only be printed.
     operation = ffi.from_handle(handle)
     operation.completions.put(operation)
+    _under_way.discard(operation)
 
 
+# Whoever started an operation may have gone, its callback will come: a handle that was collected meanwhile aborts us.
+_under_way: Final[set["Operation"]] = set()
 _completed: Final = ffi.callback("void(void *)", _complete)
 
 
@@ -192,6 +195,7 @@ class Operation:
 
     def receive(self, timeout: Seconds | None = None) -> None:
         """Start to receive. No time-out by default."""
+        _under_way.add(self)
         lib.nng_aio_set_timeout(self.aio, -1 if timeout is None else max(1, int(timeout * 1000)))
         lib.nng_ctx_recv(self.context, self.aio)
 
