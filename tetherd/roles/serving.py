@@ -139,14 +139,18 @@ class Inline:
         task = asyncio.current_task()
         assert task is not None
         finished: Finished | None = None
-        while not self._leaving:
-            self._parked.add(task)
-            batch, finished = await self._offer(finished)
+        try:
+            while not self._leaving:
+                self._parked.add(task)
+                batch, finished = await self._offer(finished)
+                self._parked.discard(task)
+                if batch.id:
+                    finished = await self._execute(batch)
+            if finished is not None:
+                await self._offer(finished, last=True)
+        finally:
             self._parked.discard(task)
-            if batch.id:
-                finished = await self._execute(batch)
-        if finished is not None:
-            await self._offer(finished, last=True)
+            del task  # a task whose frame names it keeps itself alive, and the engine with it
 
     def leave(self) -> None:
         """Withdraw the offers that are parked, and end each slot once it has delivered what it executes."""

@@ -37,13 +37,16 @@ class InlineRunner:
 
     async def stop(self, patience: Seconds) -> None:
         """Let it deliver what it executes, then end it: by cancelling after ``patience``. 0 = at once."""
-        if self._serving is None:
+        serving = self._serving
+        if serving is None:
             return
         if patience and self._inline is not None:
             self._inline.leave()
-            await asyncio.wait([self._serving], timeout=patience)
-        self._serving.cancel()
-        await asyncio.wait([self._serving])
+            await asyncio.wait([serving], timeout=patience)
+        serving.cancel()
+        await asyncio.wait([serving])
+        # An ended task keeps its frames and they the engine: in a ring its memory would wait for the collector.
+        self._serving = self._inline = None
 
     async def _serve(self, assignment: Assignment) -> None:
         try:
