@@ -9,11 +9,10 @@ from typing import Any, Self, TypeVar
 
 from tetherd.config.schema import Worker as Settings
 from tetherd.drivers.local import LocalCaller
-from tetherd.errors import DeadlineExceeded, Unimplemented, Unreachable
+from tetherd.errors import Cancelled, DeadlineExceeded, Unimplemented, Unreachable
 from tetherd.policy.balance import RoundRobin, Strategy
 from tetherd.ports import Caller, Clock, Context, Handler
-from tetherd.roles.orchestrator import Orchestrator
-from tetherd.roles.orchestrator.role import Limits
+from tetherd.roles.orchestrator import Limits, Orchestrator
 from tetherd.roles.worker import Worker
 from tetherd.roles.worker.role import Place
 from tetherd.testing.runners import FakeEngine, FakeLauncher, FakeRunner
@@ -58,15 +57,20 @@ class Connection:
         self._calls.add(task)
         task.add_done_callback(self._calls.discard)
         try:
-            async with asyncio.timeout(max(0.0, deadline - self._clock.monotonic()) + _GRACE):
-                reply: R = await task
-                return reply
-        except TimeoutError:
-            raise DeadlineExceeded("the test's role did not answer in time") from None
+            patience = max(0.0, deadline - self._clock.monotonic()) + _GRACE
+            await asyncio.wait({task}, timeout=patience)
         except asyncio.CancelledError:
-            if self._is_cut:
-                raise Unreachable("cannot reach the test's role: the connection was lost") from None
+            task.cancel()
             raise
+        if not task.done():
+            task.cancel()
+            raise DeadlineExceeded("the test's role did not answer in time")
+        if task.cancelled():
+            if self._is_cut:
+                raise Unreachable("cannot reach the test's role: the connection was lost")
+            raise Cancelled("the handler was cancelled")
+        reply: R = task.result()
+        return reply
 
     def cut(self) -> None:
         """Lose the connection, for good."""

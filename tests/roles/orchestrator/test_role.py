@@ -24,8 +24,7 @@ from tetherd.errors import (
 )
 from tetherd.policy.balance import LeastBusy, RoundRobin
 from tetherd.ports import Context
-from tetherd.roles.orchestrator import Orchestrator
-from tetherd.roles.orchestrator.role import Limits
+from tetherd.roles.orchestrator import Limits, Orchestrator
 from tetherd.testing import Cluster, Connection, FakeEngine, LoopClock, ManualClock, request, simulate
 from tetherd.types import Tensor
 from tetherd.wire.messages import (

@@ -3,6 +3,7 @@
 import asyncio
 from typing import Final
 
+from tetherd.policy.balance import Strategy
 from tetherd.policy.leases import Pace
 from tetherd.policy.queue import Job, Queue
 from tetherd.policy.statistics import Statistics
@@ -34,7 +35,7 @@ class Seat:
     @property
     def runner_busy(self) -> int:
         """Return how many rows the runner holds."""
-        return self.lane.executing(self.take.runner)
+        return self.lane.held.get(self.take.runner, 0)
 
     @property
     def worker_busy(self) -> int:
@@ -62,13 +63,15 @@ class Lease:
 class Lane:
     """The queue, the parked takes and the leases of one version."""
 
-    def __init__(self, model: str, number: int, version: Digest, limit: int) -> None:
+    def __init__(self, model: str, number: int, version: Digest, limit: int, strategy: Strategy) -> None:
         self.model = model
         self.number = number
         self.version = version
         self.queue = Queue(limit)
+        self.strategy = strategy
         self.parked: list[Seat] = []
         self.leases: dict[int, Lease] = {}
+        self.held: dict[str, int] = {}  # rows by runner; an idle one is not in it
         self.pace = Pace()
         self.statistics = Statistics()
         self.wanted: Seconds = NEVER  # since when work waits with no runner to do it
@@ -84,24 +87,25 @@ class Lane:
         """Whether someone waits for a runner of it."""
         return bool(self.queue.waiting or self.ensuring)
 
-    def held(self) -> dict[str, int]:
-        """Return how many rows each runner holds; an idle one is not in it."""
-        rows: dict[str, int] = {}
-        for lease in self.leases.values():
-            rows[lease.runner] = rows.get(lease.runner, 0) + lease.rows
-        return rows
+    def lend(self, lease: "Lease") -> None:
+        """Note that a runner holds a batch."""
+        self.leases[lease.id] = lease
+        self.held[lease.runner] = self.held.get(lease.runner, 0) + lease.rows
+
+    def end(self, lease: "Lease") -> None:
+        """Note that it does not any more."""
+        del self.leases[lease.id]
+        self.held[lease.runner] -= lease.rows
+        if not self.held[lease.runner]:
+            del self.held[lease.runner]
 
     def shunned(self) -> set[str]:
-        """Return the runners that hold work which is to be alone."""
+        """Return the runners that hold work which may be their end: nothing else should be with it."""
         return {lease.runner for lease in self.leases.values() if lease.jobs[0].solo}
-
-    def executing(self, runner: str) -> int:
-        """Return how many rows a runner holds."""
-        return sum(lease.rows for lease in self.leases.values() if lease.runner == runner)
 
     def state(self) -> QueueState:
         """Return what there is to show of it."""
-        leased = sum(lease.rows for lease in self.leases.values())
+        leased = sum(self.held.values())
         return QueueState(
             self.model, self.number, self.version, self.queue.waiting, leased, len(self.parked), self.queue.limit
         )
