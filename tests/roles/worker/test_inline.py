@@ -1,0 +1,81 @@
+import asyncio
+import os
+
+import pytest
+
+from tetherd.drivers.local import LocalCaller
+from tetherd.errors import ModelLoadFailed
+from tetherd.ports import Engine
+from tetherd.roles.worker.inline import InlineLauncher
+from tetherd.testing import Cluster, FakeEngine, request, simulate
+from tetherd.types import Digest
+from tetherd.wire.assignments import Assignment, Event
+
+ASSIGNMENT = Assignment("r", "w9", "m", 1, Digest("sha256:m-1"), "o", "c", "d", 1, 0, 0)
+
+
+def launcher(cluster: Cluster, engine: Engine | Exception) -> InlineLauncher:
+    def load(_: Assignment) -> Engine:
+        if isinstance(engine, Exception):
+            raise engine
+        return engine
+
+    return InlineLauncher(load, LocalCaller(cluster.orchestrator.routes()), cluster.clock)
+
+
+def test_it_serves_without_a_process() -> None:
+    async def main() -> None:
+        async with Cluster(workers=0) as cluster:
+            runner = await launcher(cluster, FakeEngine()).launch()
+            await runner.assign(ASSIGNMENT)
+            assert await runner.event() == Event("loaded")
+            assert runner.pid == os.getpid()
+            assert (await cluster.call(request(5))).runner == "r"
+            assert await runner.event() == Event("alive", executed=1)
+            await runner.stop(5)
+            assert await runner.event() is None
+            state = await cluster.fleet()
+            assert (state.queues[0].parked, state.queues[0].leased) == (0, 0)
+
+    simulate(main)
+
+
+@pytest.mark.parametrize("patience", [0, 5])
+def test_it_can_be_ended_before_and_while_it_serves(patience: int) -> None:
+    async def main() -> None:
+        async with Cluster(workers=0) as cluster:
+            idle = await launcher(cluster, FakeEngine()).launch()
+            await idle.stop(patience)
+            runner = await launcher(cluster, FakeEngine()).launch()
+            await runner.assign(ASSIGNMENT)
+            await runner.stop(patience)
+            await runner.stop(patience)
+
+    simulate(main)
+
+
+def test_a_load_that_fails_is_told() -> None:
+    async def main() -> None:
+        async with Cluster(workers=0) as cluster:
+            runner = await launcher(cluster, ModelLoadFailed("no such operator")).launch()
+            await runner.assign(ASSIGNMENT)
+            assert await runner.event() == Event("failed", reason="no such operator")
+            assert await runner.event() is None
+            await runner.stop(0)
+
+    simulate(main)
+
+
+def test_it_survives_its_worker_being_taken_for_dead() -> None:
+    async def main() -> None:
+        async with Cluster(workers=1) as cluster:
+            runner = await launcher(cluster, FakeEngine()).launch()
+            await runner.assign(Assignment("r", "w0", "m", 1, Digest("sha256:m-1"), "o", "c", "d", 1, 0, 0))
+            await asyncio.sleep(0.1)
+            cluster.tasks[0].cancel()
+            cluster.connections[0].cut()
+            await asyncio.sleep(1)
+            assert (await cluster.call(request(5))).runner == "r"
+            await runner.stop(1)
+
+    simulate(main)
