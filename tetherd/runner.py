@@ -62,7 +62,7 @@ def _run(assignment: Assignment, events: Any) -> None:
         thread.start()
     events.write(encode(Event("loaded", bytes=_own_bytes())))
     _attend(engine, slots, events)
-    _leave(slots)
+    _leave(engine, slots)
 
 
 def _serve(slots: Slots, orchestrator: BlockingCaller) -> None:
@@ -88,11 +88,13 @@ def _stdin_ended() -> bool:
     return bool(readable) and not os.read(sys.stdin.fileno(), 4096)
 
 
-def _leave(slots: Slots) -> None:
-    """Deliver what is being executed, then end at once: parked takes are withdrawn by the closing connection."""
+def _leave(engine: OnnxEngine, slots: Slots) -> None:
+    """Deliver what is being executed, then end at once: parked takes are withdrawn by the closing connection.
+
+    Executions keep to their budgets here too, so this ends by itself; a worker that lives has less patience.
+    """
     slots.stop()
-    deadline = time.monotonic() + _HUNG
-    while slots.holding > 0 and time.monotonic() < deadline:
+    while slots.holding > 0 and engine.watch(time.monotonic()) <= _HUNG:
         time.sleep(0.01)
     os._exit(0)
 
