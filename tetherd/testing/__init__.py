@@ -9,12 +9,14 @@ MemoryBlobs         content-addressed storage in dictionaries
 ManualClock         time that stands still until the test moves it
 """
 
+from tetherd.testing.bench import Bench
 from tetherd.testing.blobs import MemoryBlobs
 from tetherd.testing.cluster import Cluster, Connection, FakeManager, request
 from tetherd.testing.runners import FakeEngine, FakeLauncher, FakeRunner
-from tetherd.testing.time import Deadlock, LoopClock, ManualClock, simulate
+from tetherd.testing.time import Deadlock, LoopClock, ManualClock, simulate, simulated
 
 __all__ = [
+    "Bench",
     "Cluster",
     "Connection",
     "Deadlock",
@@ -27,4 +29,5 @@ __all__ = [
     "MemoryBlobs",
     "request",
     "simulate",
+    "simulated",
 ]

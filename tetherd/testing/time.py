@@ -4,6 +4,7 @@ No test waits for real time with it, and a test that could only hang says so ins
 """
 
 import asyncio
+import functools
 import selectors
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -97,3 +98,13 @@ def simulate(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """
     with asyncio.Runner(loop_factory=_Loop) as runner:
         return runner.run(main())
+
+
+def simulated(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """Decorate a test so that it runs in simulated time."""
+
+    @functools.wraps(test)
+    def run(*args: Any, **kwargs: Any) -> None:
+        simulate(lambda: test(*args, **kwargs))
+
+    return run

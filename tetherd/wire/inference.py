@@ -28,6 +28,22 @@ class InferenceRequest(msgspec.Struct):
     timeout_us: int = 0
 
 
+class Prepared(msgspec.Struct):
+    """A request that can be executed: ``inputs`` in the signature's order, the outputs to answer with, the rows."""
+
+    request: InferenceRequest
+    inputs: list[Tensor]
+    wanted: list[Wanted]
+    rows: int
+
+
+def prepare(request: InferenceRequest, signature: Signature) -> Prepared:
+    """Check a request against a model. Raises InvalidInput."""
+    wanted = plan(request, signature)
+    inputs, rows = bind(request.inputs, signature)
+    return Prepared(request, inputs, wanted, rows)
+
+
 def bind(tensors: list[Tensor], signature: Signature) -> tuple[list[Tensor], int]:
     """Return the tensors in the signature's order, and their rows (0 if the model does not batch).
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Final
 import msgspec
 import numpy as np
 import orjson
+import simdjson
 
 from tetherd.errors import InvalidInput
 from tetherd.types import DATATYPES, Buffer, Signature, Tensor
@@ -132,6 +133,15 @@ def _head(document: Any) -> tuple[_Head, list[Any]]:
         return msgspec.convert(top, _Head), data
     except msgspec.ValidationError as error:
         raise InvalidInput(f"the request does not follow the protocol: {error}") from None
+
+
+def has_empty_data(text: bytes) -> bool:
+    """Return whether ``text`` is a request with one input, whose data is an empty array."""
+    try:
+        _, data = _head(jsondata.parse(text))
+    except InvalidInput:
+        return False
+    return len(data) == 1 and isinstance(data[0], simdjson.Array) and len(data[0]) == 0
 
 
 _INPUT: Final = {"name", "shape", "datatype", "parameters"}

@@ -3,11 +3,11 @@
 from difflib import get_close_matches
 from typing import Final
 
-from tetherd.errors import InvalidInput, ModelNotFound, Unavailable, VersionNotFound
+from tetherd.errors import ModelNotFound, Unavailable, VersionNotFound
 from tetherd.types import LATEST, Reference, Signature
-from tetherd.wire.inference import InferenceRequest, Wanted, plan
 from tetherd.wire.messages import Alias, Catalog, Version
 from tetherd.wire.openinference import Served
+from tetherd.wire.templates import Templates
 
 PLATFORMS: Final = {"onnx": "onnxruntime_onnx"}
 
@@ -15,20 +15,13 @@ PLATFORMS: Final = {"onnx": "onnxruntime_onnx"}
 class Entry:
     """One version, with what every request for it needs made ready once."""
 
-    __slots__ = ("everything", "served", "signature", "version")
+    __slots__ = ("served", "signature", "templates", "version")
 
     def __init__(self, version: Version) -> None:
         self.version = version
         self.signature: Signature = version.signature
         self.served = Served(version.model, str(version.number), version.signature)
-        self.everything = self._all_as_json()
-
-    def _all_as_json(self) -> list[Wanted]:
-        """Return what a request that names no outputs gets; empty where JSON cannot carry all of them."""
-        try:
-            return plan(InferenceRequest([]), self.signature)
-        except InvalidInput:
-            return []
+        self.templates = Templates(version.signature)
 
 
 class Model:

@@ -110,9 +110,13 @@ class Exchange:
 
 
 class Answer:
-    """What to answer. ``stream``, if given, follows with the bytes that ``headers`` announce."""
+    """What to answer. ``stream``, if given, follows with the bytes that ``headers`` announce.
 
-    __slots__ = ("body", "headers", "status", "stream")
+    ``outputs``: it holds a model's outputs, which may be compressed. Nothing else is: tritonclient's aio client asks
+    for compression on every call and unpacks only these.
+    """
+
+    __slots__ = ("body", "headers", "outputs", "status", "stream")
 
     def __init__(
         self, status: int, body: bytes = b"", headers: Headers | None = None, stream: AsyncIterator[bytes] | None = None
@@ -121,6 +125,7 @@ class Answer:
         self.body = body
         self.headers: Headers = [] if headers is None else headers
         self.stream = stream
+        self.outputs = False
 
 
 def document(value: Any, status: int = 200) -> Answer:

@@ -7,10 +7,10 @@ from tetherd.errors import InvalidInput
 from tetherd.ports import Caller, Clock
 from tetherd.roles.gateway import encoding
 from tetherd.roles.gateway.catalog import Entry
-from tetherd.roles.gateway.exchange import BINARY, JSON, Answer, Exchange
+from tetherd.roles.gateway.exchange import BINARY, JSON, Answer, Exchange, Headers
 from tetherd.types import Seconds
 from tetherd.wire import inference, jsondata, native, openinference
-from tetherd.wire.inference import InferenceRequest
+from tetherd.wire.inference import Prepared
 from tetherd.wire.messages import Infer, Inferred
 
 MAX_ROWS: Final = 65_536
@@ -37,11 +37,12 @@ class Inference:
             return await self._answer_v2(exchange, entry, _decode(exchange, entry, body))
         parsed = jsondata.parse(body)
         if native.is_open_inference(parsed):
-            return await self._answer_v2(exchange, entry, openinference.from_document(parsed))
+            request = openinference.from_document(parsed)
+            return await self._answer_v2(exchange, entry, inference.prepare(request, entry.signature))
         request = native.decode(parsed, entry.signature)
         del parsed  # the parsed document is larger than its text
         started = self._clock.monotonic()
-        inferred = await self._execute(exchange, entry, request)
+        inferred = await self._execute(exchange, entry, inference.prepare(request, entry.signature))
         elapsed = self._clock.monotonic() - started
         version = entry.version
         text = native.encode(
@@ -62,26 +63,22 @@ class Inference:
                 "attempts": inferred.attempts,
             },
         )
-        return Answer(200, text, [JSON])
+        return _outputs(text, [JSON])
 
     async def _body(self, exchange: Exchange) -> bytes:
         body = await exchange.body()
         coding = exchange.headers.get(b"content-encoding")
         return body if coding is None else await encoding.unpack(exchange, body, coding)
 
-    async def _answer_v2(self, exchange: Exchange, entry: Entry, request: InferenceRequest) -> Answer:
-        if request.wanted is None and not request.binary:
-            wanted = entry.everything or inference.plan(request, entry.signature)
-        else:
-            wanted = inference.plan(request, entry.signature)
-        inferred = await self._execute(exchange, entry, request)
-        text, length = openinference.encode(request, wanted, inferred.outputs, entry.served)
+    async def _answer_v2(self, exchange: Exchange, entry: Entry, prepared: Prepared) -> Answer:
+        inferred = await self._execute(exchange, entry, prepared)
+        text, length = openinference.encode(prepared.request, prepared.wanted, inferred.outputs, entry.served)
         if length is None:
-            return Answer(200, text, [JSON])
-        return Answer(200, text, [BINARY, (openinference.HEADER_LENGTH, b"%d" % length)])
+            return _outputs(text, [JSON])
+        return _outputs(text, [BINARY, (openinference.HEADER_LENGTH, b"%d" % length)])
 
-    async def _execute(self, exchange: Exchange, entry: Entry, request: InferenceRequest) -> Inferred:
-        inputs, rows = inference.bind(request.inputs, entry.signature)
+    async def _execute(self, exchange: Exchange, entry: Entry, prepared: Prepared) -> Inferred:
+        request, rows = prepared.request, prepared.rows
         if rows > MAX_ROWS:
             raise InvalidInput(f"the request has {rows} rows, more than {MAX_ROWS}", fix="send it in parts")
         version = entry.version
@@ -94,7 +91,7 @@ class Inference:
             version.model,
             version.number,
             version.version,
-            inputs,
+            prepared.inputs,
             rows,
             min(request.priority, 2**31 - 1),
         )
@@ -102,8 +99,15 @@ class Inference:
         return await self._orchestrator.call(infer, deadline=deadline, request_id=exchange.request_id)
 
 
-def _decode(exchange: Exchange, entry: Entry, body: bytes) -> InferenceRequest:
+def _outputs(body: bytes, headers: Headers) -> Answer:
+    answer = Answer(200, body, headers)
+    answer.outputs = True
+    return answer
+
+
+def _decode(exchange: Exchange, entry: Entry, body: bytes) -> Prepared:
     length = exchange.number(openinference.HEADER_LENGTH)
-    if length == 0:
-        return openinference.decode_raw(body, entry.signature)
-    return openinference.decode(body, length)
+    if length is None:
+        return entry.templates.read(body)
+    request = openinference.decode(body, length) if length else openinference.decode_raw(body, entry.signature)
+    return inference.prepare(request, entry.signature)

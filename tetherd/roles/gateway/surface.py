@@ -51,9 +51,8 @@ class Surface:
         REQUEST_ID.set(exchange.request_id)
         try:
             answer = await self._answer(exchange)
-            accepted = exchange.headers.get(b"accept-encoding")
-            if accepted is not None and answer.stream is None:
-                await encoding.pack(answer, accepted.decode("latin-1"))
+            if answer.outputs and (accepted := exchange.header(b"accept-encoding")):
+                await encoding.pack(answer, accepted)
             await http.send(answer, exchange.request_id, send)
         except (asyncio.CancelledError, Cancelled):
             # The client is gone and its connection closed: nobody is left to tell, and the task ends here.
