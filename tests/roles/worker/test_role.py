@@ -1,8 +1,6 @@
 """The worker against a real orchestrator, its runners played by fakes, in simulated time."""
 
 import asyncio
-import functools
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -10,18 +8,10 @@ import pytest
 from tetherd.config.schema import Worker as Settings
 from tetherd.errors import ModelLoadFailed
 from tetherd.policy.placement import Restarts
-from tetherd.testing import Cluster, FakeRunner, simulate
+from tetherd.testing import Cluster, FakeRunner, simulate, simulated
 from tetherd.types import Digest, Signature
 from tetherd.wire.assignments import Event
 from tetherd.wire.messages import Alias, Catalog, Ensure, Loaded, Release, Version
-
-
-def simulated(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
-    @functools.wraps(test)
-    def run(*args: Any, **kwargs: Any) -> None:
-        simulate(lambda: test(*args, **kwargs))  # type: ignore[arg-type, return-value]
-
-    return run
 
 
 def settings(**changes: Any) -> Settings:
