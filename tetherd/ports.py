@@ -1,6 +1,6 @@
 """What roles need from the outside: small Protocols owned by the roles, implemented by drivers, faked by testing."""
 
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeAlias, TypeVar
@@ -30,7 +30,7 @@ class Context:
         self.request_id = request_id
 
 
-Handler: TypeAlias = Callable[[Any, Context], Awaitable[Any]]
+Handler: TypeAlias = Callable[[Any, Context], Coroutine[Any, Any, Any]]
 """Answers one method: takes the request message and its context, returns the reply message or raises TetherError."""
 
 

@@ -38,9 +38,9 @@ class Job:
         self.leased = False
         self.solo = False
         self.settled = False
-        self.bytes = sum(len(tensor.data) for tensor in request.inputs)
+        self.bytes = sum([len(tensor.data) for tensor in request.inputs])
         # Rows may run together only where everything but their number is alike.
-        self.key = tuple((tensor.name, tensor.datatype, tensor.shape[1:]) for tensor in request.inputs)
+        self.key = [(tensor.name, tensor.datatype, tensor.shape[1:]) for tensor in request.inputs]
 
 
 class Queue:

@@ -101,7 +101,7 @@ class Desk:
         return reply
 
     def _admit(self, request: Infer) -> None:
-        if request.rows and any(tensor.shape[:1] != (request.rows,) for tensor in request.inputs):
+        if request.rows and [tensor for tensor in request.inputs if tensor.shape[:1] != (request.rows,)]:
             raise InvalidInput(f"the request says {request.rows} rows, its inputs have another number")
         if request.model in self.unloaded:
             raise refusals.unloaded(request.model)
