@@ -15,8 +15,8 @@ async def test_a_lane_knows_what_its_runners_hold() -> None:
         seat = Seat(lane, Take(runner, "w", "m", 1, V, 64), None, None, 9.0)
         job = Job(request(*range(rows)), 9.0, 0.0, None)
         job.solo = solo
-        lane.leases[identity] = Lease(identity, seat, [job], 0.0, 9.0)
-    assert lane.held() == {"a": 5, "b": 1}
+        lane.lend(Lease(identity, seat, [job], 0.0, 9.0))
+    assert lane.held == {"a": 5, "b": 1}
     assert lane.shunned() == {"a"}
     seat = Seat(lane, Take("a", "w", "m", 1, V, 64), None, None, 9.0)
     assert (seat.runner, seat.runner_busy, seat.worker_busy) == ("a", 5, 0)
@@ -25,3 +25,6 @@ async def test_a_lane_knows_what_its_runners_hold() -> None:
     state = lane.state()
     assert (state.waiting, state.leased, state.parked, state.limit) == (1, 6, 1, 8)
     assert lane.in_demand
+    for lease in list(lane.leases.values()):
+        lane.end(lease)
+    assert (lane.held, lane.leases, lane.shunned()) == ({}, {}, set())
