@@ -370,6 +370,28 @@ async def test_garbage_is_refused_and_then_its_connection_closed(ipc: str) -> No
             await caller.call(blob(), deadline=soon())
 
 
+async def test_a_cancel_may_overtake_its_call(ipc: str) -> None:
+    codec, desk = Codec(), Desk()
+    async with serving(ipc, desk):
+        early = (
+            codec.encode(CANCEL, Header(5), Done()),
+            codec.encode(CALL, Header(5, GetManifest.METHOD, 9000), manifest()),
+        )
+        later = codec.encode(CALL, Header(6, GetBlob.METHOD, 9000), blob())
+
+        def send() -> bytes:
+            with pynng.Req0(resend_time=-1, recv_timeout=5000) as raw, raw.new_context() as second:
+                raw.dial(ipc, block=True)
+                raw.send(b"".join(bytes(part) for part in early[0]))
+                raw.recv()
+                second.send(b"".join(bytes(part) for part in early[1]))
+                raw.send(b"".join(bytes(part) for part in later))
+                return bytes(raw.recv())
+
+        assert codec.split(await asyncio.to_thread(send)).kind == REPLY
+        assert len(desk.contexts) == 1  # the cancelled one never began
+
+
 @pytest.mark.parametrize("kind", [REPLY, FAILURE])
 async def test_a_reply_where_calls_are_answered_is_refused(ipc: str, kind: int) -> None:
     codec = Codec()

@@ -29,6 +29,7 @@ from tetherd.types import Seconds
 from tetherd.wire.frames import CALL, CANCEL, FAILURE, REPLY, Codec, Frame, Header
 from tetherd.wire.messages import Done, Request
 
+K = TypeVar("K")
 R = TypeVar("R")
 
 MAX_BAD_FRAMES: Final = 64
@@ -42,7 +43,7 @@ _STALLED: Final[Seconds] = 10.0
 _BUSY_POLL: Final[Seconds] = 0.005
 _GRACE: Final[Seconds] = 1.0
 _FOREVER_MS: Final = 24 * 3600 * 1000
-_GONE_REMEMBERED: Final = 4096
+_REMEMBERED: Final = 4096
 
 _log = logging.getLogger("tetherd.rpc")
 
@@ -74,6 +75,7 @@ class Server:
         self._idle = 0
         self._calls: dict[int, dict[int, asyncio.Task[None]]] = defaultdict(dict)
         self._gone: dict[int, None] = {}  # in order, to forget the oldest
+        self._unwanted: dict[tuple[int, int], None] = {}
         self._bad: dict[int, int] = defaultdict(int)
 
     async def run(self, ready: Callable[[], None]) -> None:
@@ -109,8 +111,7 @@ class Server:
             if frame.kind == CALL:
                 self._start(slot, frame, peer)
             elif frame.kind == CANCEL:
-                if task := self._calls.get(peer, {}).get(frame.header.call):
-                    task.cancel()
+                self._cancel(peer, frame.header.call)
                 self.finish(slot, self._codec.encode(REPLY, Header(frame.header.call), Done()))
             else:
                 raise BadFrame("a reply came where calls are answered")
@@ -121,7 +122,7 @@ class Server:
 
     def _start(self, slot: "_Slot", frame: Frame, peer: int) -> None:
         header = frame.header
-        if peer in self._gone:
+        if peer in self._gone or (peer, header.call) in self._unwanted:
             return self.finish(slot, None)
         method = self._methods.get(header.method)
         if method is None:
@@ -136,6 +137,13 @@ class Server:
         self._calls[peer][header.call] = task
         task.add_done_callback(partial(self._end, slot, peer, header.call))
         return None
+
+    def _cancel(self, peer: int, call: int) -> None:
+        if task := self._calls.get(peer, {}).get(call):
+            task.cancel()
+        else:
+            # nng's threads may hand us a cancel before the call it is meant for.
+            _remember(self._unwanted, (peer, call))
 
     def _end(self, slot: "_Slot", peer: int, call: int, task: asyncio.Task[None]) -> None:
         if calls := self._calls.get(peer):
@@ -194,13 +202,17 @@ class Server:
         _log.debug("connection opened", extra={"peer": peer})
 
     def _forget(self, peer: int) -> None:
-        self._gone[peer] = None
-        if len(self._gone) > _GONE_REMEMBERED:
-            del self._gone[next(iter(self._gone))]
+        _remember(self._gone, peer)
         self._bad.pop(peer, None)
         for task in list(self._calls.pop(peer, {}).values()):
             task.cancel()
         self._lost(peer)
+
+
+def _remember(seen: dict[K, None], key: K) -> None:
+    seen[key] = None
+    if len(seen) > _REMEMBERED:
+        del seen[next(iter(seen))]
 
 
 class _Slot:
