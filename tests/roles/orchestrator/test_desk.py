@@ -313,6 +313,45 @@ async def test_a_request_that_kills_its_runners_takes_no_other_with_it() -> None
 
 
 @simulated
+async def test_suspected_work_is_executed_where_nothing_else_is_held() -> None:
+    bench = Bench()
+    line, other = bench.connect(), bench.connect()
+    bench.infer(1)
+    await settle()
+    await bench.take(line, "lost")
+    line.cut()
+    first, second = bench.take(other, "r"), bench.take(other, "r")
+    bench.infer(2)
+    await settle()
+    assert numbers(first.result().inputs) == (1,)
+    assert not second.done()  # it would be held beside the suspect
+    third = bench.take(other, "r", finished=finished(first.result()))
+    await settle()
+    assert numbers((second if second.done() else third).result().inputs) == (2,)
+
+
+@simulated
+async def test_suspected_work_waits_until_its_runner_holds_nothing() -> None:
+    bench = Bench()
+    line, other = bench.connect(), bench.connect()
+    bench.infer(1)
+    await settle()
+    await bench.take(line, "lost")
+    busy = bench.take(other, "r")
+    bench.infer(2)
+    await settle()
+    line.cut()
+    await settle()
+    assert numbers(busy.result().inputs) == (2,)
+    second = bench.take(other, "r")
+    await settle()
+    assert not second.done()
+    bench.take(other, "r", finished=finished(busy.result()))
+    await settle()
+    assert numbers(second.result().inputs) == (1,)
+
+
+@simulated
 async def test_an_answer_after_the_lease_ran_out_is_ignored() -> None:
     bench = Bench(Limits(execution=2.0))
     reply = bench.infer(1)

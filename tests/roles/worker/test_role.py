@@ -240,12 +240,26 @@ async def test_what_is_asked_for_while_it_is_unloaded_is_loaded_again() -> None:
         await asyncio.sleep(0.01)
         releasing = asyncio.create_task(cluster.call(Release("m", 1, refuse=False)))
         await asyncio.sleep(0.1)
-        await cluster.call(Ensure("m", 1, digest("m")))
+        ensuring = asyncio.create_task(cluster.call(Ensure("m", 1, digest("m"))))
+        await asyncio.sleep(0.1)
+        assert not ensuring.done()
         first.gate.set()
         assert (await held).outputs
-        await asyncio.sleep(1)
+        await asyncio.sleep(0.1)
+        assert ensuring.done()
         assert [(one.runner, one.state) for one in await report(cluster)] == [("w0.2", "READY")]
         releasing.cancel()
+
+
+@simulated
+async def test_a_copy_that_failed_does_not_keep_its_version_from_going() -> None:
+    async with Cluster(settings=settings(runners=2)) as cluster:
+        cluster.launchers[0].fates.append("fail")
+        await cluster.infer(1)
+        assert sorted(one.state for one in await report(cluster)) == ["FAILED", "READY"]
+        await cluster.call(Release("m", 1, refuse=False))
+        assert await report(cluster) == []
+        await cluster.infer(2)
 
 
 @simulated

@@ -157,9 +157,10 @@ class Keeper:
         self._changed()
 
 
-async def stop(group: Group) -> None:
-    """Let every copy deliver what it executes, and end it."""
+async def stop(group: Group, changed: Callable[[], None]) -> None:
+    """Let every copy deliver what it executes, and end it; ``changed`` is called once they are unloading."""
     group.stopping = True
     for copy in group.copies:
         copy.state = "UNLOADING"
+    changed()
     await asyncio.gather(*(copy.runner.stop(_STOP) for copy in group.copies if copy.runner))

@@ -102,7 +102,7 @@ class Worker:
         self._stopping = True
         with contextlib.suppress(TetherError):
             await self._orchestrator.call(self._state(), deadline=self._clock.monotonic() + _HEARTBEAT)
-        await asyncio.gather(*(stop(group) for group in self._groups.values()))
+        await asyncio.gather(*(stop(group, self._changed.set) for group in self._groups.values()))
         if self._spare:
             await self._spare.stop(0)
 
@@ -161,7 +161,7 @@ class Worker:
         if group is not None and group.stopping:
             group.successor = load  # once it is gone
             return
-        if group is not None and not group.stopping and not (group.failed and load.fresh):
+        if group is not None and not (group.failed and load.fresh):
             group.pinned = group.pinned or load.pinned
             self._changed.set()
             return
@@ -234,7 +234,8 @@ class Worker:
             self._changed.set()
             return
         group.stopping = True  # at once: a command that follows must not take it for loaded
-        self._spawn(stop(group))
+        group.copies = [copy for copy in group.copies if copy.state != "FAILED"]  # no keeper is left to remove these
+        self._spawn(stop(group, self._changed.set))
         _log.info("unloading", extra={"model": group.load.model, "version": group.load.number})
 
     def _recycle(self, recycle: Recycle) -> None:
