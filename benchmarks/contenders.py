@@ -55,6 +55,7 @@ def peers() -> dict[str, Contender]:
     return {
         "mosec": Contender("mosec", _mosec(32), _mosec_requests, skip=frozenset({"image"})),
         "mosec-nobatch": Contender("mosec-nobatch", _mosec(1), _mosec_requests),
+        "mosec-orjson": Contender("mosec-orjson", _mosec(32, "orjson"), _mosec_requests, skip=frozenset({"image"})),
         "fastapi": Contender("fastapi", _fastapi, _fastapi_requests),
     }
 
@@ -140,11 +141,11 @@ def _tether(isolation: str, split: bool) -> Callable[[Server, Workload, int, Pat
     return start
 
 
-def _mosec(batch: int) -> Callable[[Server, Workload, int, Path], None]:
+def _mosec(batch: int, codec: str = "own") -> Callable[[Server, Workload, int, Path], None]:
     def start(run: Server, work: Workload, port: int, folder: Path) -> None:
         command = [str(VENV / "bin/python"), str(HERE / "peers/mosec_server.py")]
         command += ["--address", "127.0.0.1", "--port", str(port), "--timeout", "30000", "--log-level", "error"]
-        run.start(command, folder / "peer.log", _settings(work, batch))
+        run.start(command, folder / "peer.log", _settings(work, batch) | {"BENCH_JSON": codec})
 
     return start
 

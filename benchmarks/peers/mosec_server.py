@@ -11,6 +11,7 @@ MODEL = os.environ["BENCH_MODEL"]
 SHAPE = tuple(int(part) for part in os.environ["BENCH_SHAPE"].split(","))
 THREADS = int(os.environ["BENCH_THREADS"])
 BATCH = int(os.environ["BENCH_BATCH"])
+FAST_JSON = os.environ["BENCH_JSON"] == "orjson"
 RAW = 4 * int(np.prod(SHAPE))
 
 
@@ -28,7 +29,8 @@ class Model(Worker):
         # JSON text of these numbers is always longer than their raw bytes, so the length tells them apart.
         if len(data) == RAW:
             return True, np.frombuffer(data, np.float32).reshape(SHAPE)
-        return False, np.array(orjson.loads(data)["data"], np.float32).reshape(SHAPE)
+        loads = orjson.loads if FAST_JSON else super().deserialize
+        return False, np.array(loads(data)["data"], np.float32).reshape(SHAPE)
 
     def forward(self, data):
         items = data if BATCH > 1 else [data]
@@ -39,7 +41,11 @@ class Model(Worker):
 
     def serialize(self, data: tuple[bool, np.ndarray]) -> bytes:
         raw, row = data
-        return row.tobytes() if raw else orjson.dumps({"scores": row}, option=orjson.OPT_SERIALIZE_NUMPY)
+        if raw:
+            return row.tobytes()
+        if FAST_JSON:
+            return orjson.dumps({"scores": row}, option=orjson.OPT_SERIALIZE_NUMPY)
+        return super().serialize({"scores": row.tolist()})
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ RESET: Final = lib.NNG_ECONNRESET
 
 _RECONNECT_MS: Final = (100, 2_000)
 _IPC_PATH_MAX: Final = 107
+_LENT: Final = 64 * 1024
 # nng starts threads by the number of cores, and every message crosses two of them: on a small host, few threads that
 # stay awake are faster than many that have to be woken (a lone request's round trip: 15 % less).
 _THREADS: Final = (
@@ -124,12 +125,17 @@ def pack(buffers: Iterable[Buffer], limit: int) -> Any:
     return pointer[0]
 
 
-def unpack(message: Any) -> tuple[bytes, int]:
-    """Return a received message's bytes and its pipe's id, and free it."""
-    data = bytes(ffi.buffer(lib.nng_msg_body(message), lib.nng_msg_len(message)))
+def unpack(message: Any) -> tuple[Buffer, int]:
+    """Return a received message's bytes and its pipe's id. The message is freed with the bytes."""
+    size = lib.nng_msg_len(message)
     pipe = lib.nng_pipe_id(lib.nng_msg_get_pipe(message))
-    lib.nng_msg_free(message)
-    return data, pipe
+    if size < _LENT:
+        data = bytes(ffi.buffer(lib.nng_msg_body(message), size))
+        lib.nng_msg_free(message)
+        return data, pipe
+    # Large ones are not copied: nng's own memory serves until the last view of it is gone.
+    body = ffi.gc(lib.nng_msg_body(message), lambda _: lib.nng_msg_free(message), size)
+    return memoryview(ffi.buffer(body, size)).toreadonly(), pipe
 
 
 def _open_context(socket: Any) -> Any:
@@ -199,7 +205,7 @@ class Operation:
         lib.nng_aio_set_timeout(self.aio, -1 if timeout is None else max(1, int(timeout * 1000)))
         lib.nng_ctx_recv(self.context, self.aio)
 
-    def received(self) -> tuple[bytes, int]:
+    def received(self) -> tuple[Buffer, int]:
         """Return what a successful receive brought: bytes and pipe id."""
         return unpack(lib.nng_aio_get_msg(self.aio))
 
@@ -245,7 +251,7 @@ class BlockingContext:
         self._context = _open_context(socket)
         lib.nng_ctx_set_ms(self._context, b"send-timeout", int(patience * 1000))
 
-    def exchange(self, buffers: Iterable[Buffer], limit: int, sent: Callable[[], None]) -> bytes | int:
+    def exchange(self, buffers: Iterable[Buffer], limit: int, sent: Callable[[], None]) -> Buffer | int:
         """Send a request and wait for its reply, for ever once it is sent. Return nng's result code on failure.
 
         That is TIMED_OUT when no connection took the request within the context's patience.

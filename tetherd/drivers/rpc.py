@@ -25,7 +25,7 @@ from tetherd.errors import (
     revive,
 )
 from tetherd.ports import REQUEST_ID, Clock, Context, Handler
-from tetherd.types import Seconds
+from tetherd.types import Buffer, Seconds
 from tetherd.wire.frames import CALL, CANCEL, FAILURE, REPLY, Codec, Frame, Header
 from tetherd.wire.messages import Done, Request
 
@@ -102,7 +102,7 @@ class Server:
             self._idle += 1
             slot.operation.receive()
 
-    def begin(self, slot: "_Slot", data: bytes, peer: int) -> None:
+    def begin(self, slot: "_Slot", data: Buffer, peer: int) -> None:
         """Start to answer what a slot received."""
         self._idle -= 1
         self._top_up()
@@ -317,17 +317,17 @@ class _Exchange:
     def __init__(self, socket: Any, completions: nng.Completions, free: "list[_Exchange]", address: str) -> None:
         self._free = free
         self._address = address
-        self._waiter: asyncio.Future[bytes] | None = None
+        self._waiter: asyncio.Future[Buffer] | None = None
         self._operation = nng.Operation(socket, completions, self._received)
 
-    def start(self, message: Any, timeout: Seconds) -> asyncio.Future[bytes]:
+    def start(self, message: Any, timeout: Seconds) -> asyncio.Future[Buffer]:
         self._waiter = waiter = asyncio.get_running_loop().create_future()
         waiter.add_done_callback(self._abandon)
         self._operation.send(message, timeout)
         self._operation.receive(timeout)
         return waiter
 
-    def _abandon(self, waiter: asyncio.Future[bytes]) -> None:
+    def _abandon(self, waiter: asyncio.Future[Buffer]) -> None:
         if waiter.cancelled():
             self._operation.cancel()
 

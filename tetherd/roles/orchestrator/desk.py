@@ -186,7 +186,8 @@ class Desk:
 
     def _hand_over(self, lane: Lane, seat: Seat) -> None:
         now = self._clock.monotonic()
-        jobs = lane.queue.form(min(seat.take.max_rows, self._limits.max_batch), self._limits.max_bytes - _FRAME_ROOM)
+        rows = min(seat.take.max_rows, self._limits.max_batch)
+        jobs = lane.queue.form(rows, min(batching.MAX_JOINED, self._limits.max_bytes - _FRAME_ROOM))
         if not jobs:
             return
         latest = max(job.deadline for job in jobs)
