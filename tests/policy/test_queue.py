@@ -144,7 +144,7 @@ class Model(RuleBasedStateMachine):
         if len(batch) > 1:
             assert sum(one.request.rows for one in batch) <= rows
             assert sum(one.bytes for one in batch) <= size
-            assert len({one.key for one in batch}) == 1
+            assert len({tuple(one.key) for one in batch}) == 1
             assert not any(one.solo or not one.request.rows for one in batch)
         del self.expected[: len(batch)]
         return multiple(*batch)

@@ -122,6 +122,7 @@ class FakeRunner:
             delivered, finished = finished, None
             try:
                 parked = asyncio.create_task(self._connection.call(offer, deadline=self._clock.monotonic() + PARK))
+                parked.add_done_callback(lambda call: call.cancelled() or call.exception())
                 for _ in range(2):  # its handler begins, and what is finished is delivered
                     await asyncio.sleep(0)
                 self._count(-1 if delivered else 0)

@@ -135,6 +135,26 @@ async def test_an_idle_runner_is_served_though_it_is_the_turn_of_a_busy_one() ->
 
 
 @simulated
+async def test_a_strategy_chooses_among_idle_runners_while_there_are_any() -> None:
+    class First:
+        def decide(self, offers: Any) -> int:
+            return 0
+
+    bench = Bench(strategy=First)
+    one, other = bench.connect(), bench.connect()
+    bench.take(one, "busy")
+    bench.infer(1)
+    await settle()
+    held = bench.take(one, "busy")
+    offer = bench.take(other, "idle")
+    await settle()
+    bench.infer(2)
+    await settle()
+    assert not held.done()
+    assert numbers(offer.result().inputs) == (2,)
+
+
+@simulated
 async def test_a_busy_runner_holds_a_second_batch_only_when_it_is_as_large() -> None:
     bench = Bench()
     line = bench.connect()
@@ -426,6 +446,21 @@ async def test_a_taker_that_leaves_as_it_is_handed_a_batch_gives_it_back() -> No
     batch = await bench.take(line, "other")
     assert bench.clock.monotonic() - before < 0.1
     bench.take(line, "other", finished=finished(batch))
+    assert numbers((await reply).outputs) == (1,)
+
+
+@simulated
+async def test_an_offer_that_is_being_withdrawn_is_passed_over() -> None:
+    bench = Bench()
+    local = bench.orchestrator.routes()[Take](Take("r", "w", "m", 1, V, 64), Context(bench.clock.monotonic() + 60))
+    offer = asyncio.ensure_future(local)
+    await settle()
+    reply = bench.infer(1)  # it runs before the offer hears of its end
+    offer.cancel()
+    await settle()
+    assert not reply.done()
+    batch = await bench.take(bench.connect())
+    bench.take(bench.connect(), finished=finished(batch))
     assert numbers((await reply).outputs) == (1,)
 
 
