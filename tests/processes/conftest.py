@@ -1,5 +1,6 @@
 """Daemons for acceptance tests; see ``harness``."""
 
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,14 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from harness import DIGITS, EXAMPLE, Daemon, Host, is_right, new_host, until
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _stop_in_order() -> Iterator[None]:
+    """Asked to end, end the daemons too: they are in process groups of their own and would stay."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture

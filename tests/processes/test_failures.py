@@ -29,7 +29,8 @@ def serves_digits(daemon: Daemon) -> bool:
 def put_out_of_its_misery(daemon: Daemon, model: str) -> str:
     """Kill the runner of a model that executes something, and return which it was."""
     until(lambda: leased(daemon, model), f"{model} executes", pause=0.005)
-    runner = daemon.runners(model)[0]
+    # A runner takes work a moment before its worker has reported it.
+    (runner,) = daemon.wait_runners(model, 1)
     os.kill(runner["pid"], signal.SIGKILL)
     return str(runner["runner"])
 
