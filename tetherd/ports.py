@@ -70,12 +70,17 @@ class Engine(Protocol):
     """One loaded model version. ``execute`` is for one thread at a time, ``watch`` may be called from another."""
 
     signature: Signature
+    bytes: int  # that its files take, the least that it needs in memory
 
     def execute(self, inputs: list[Tensor], budget: Seconds) -> tuple[list[Tensor], tuple[int, int, int]]:
         """Return the outputs in signature order, and nanoseconds spent on input, inference and output.
 
         Raises InvalidInput, ExecutionFailed, DeadlineExceeded.
         """
+        ...
+
+    def end(self, now: Seconds) -> None:
+        """End the execution under way, if any."""
         ...
 
     def watch(self, now: Seconds) -> Seconds:
@@ -175,6 +180,10 @@ class Runner(Protocol):
 
     async def event(self) -> Event | None:
         """Wait for the next event; None when it has ended."""
+        ...
+
+    async def cancel(self, batch: int) -> None:
+        """End the execution of a batch that it holds, if it still does."""
         ...
 
     async def stop(self, patience: Seconds) -> None:

@@ -25,7 +25,7 @@ from tetherd.drivers.rpc import BlockingCaller
 from tetherd.errors import TetherError
 from tetherd.roles.serving import PARK, SLOTS, Slots
 from tetherd.types import Seconds
-from tetherd.wire.assignments import Assignment, Event, decode_assignment, encode
+from tetherd.wire.assignments import Assignment, Event, decode_assignment, decode_give_up, encode
 
 _TICK: Final[Seconds] = 0.25
 _ALIVE: Final[Seconds] = 1.0
@@ -73,7 +73,9 @@ def _serve(slots: Slots, orchestrator: BlockingCaller) -> None:
 def _attend(engine: OnnxEngine, slots: Slots, events: Any) -> None:
     """Watch executions and report to the worker until it closes our standard input."""
     executed, spoken = 0, time.monotonic()
-    while not _stdin_ended():
+    while (told := _told()) is not None:
+        for line in told:
+            slots.cancel(decode_give_up(line).batch, time.monotonic())
         now = time.monotonic()
         if engine.watch(now) > _HUNG:
             os._exit(70)
@@ -83,9 +85,13 @@ def _attend(engine: OnnxEngine, slots: Slots, events: Any) -> None:
                 events.write(encode(Event("alive", bytes=_own_bytes(), executed=executed)))
 
 
-def _stdin_ended() -> bool:
+def _told() -> list[bytes] | None:
+    """Return the lines that came on standard input within a tick; None when it has ended."""
     readable, _, _ = select.select([sys.stdin], [], [], _TICK)
-    return bool(readable) and not os.read(sys.stdin.fileno(), 4096)
+    if not readable:
+        return []
+    # Lines this short are written whole, and no pipe holds more than is read here: none is cut in two.
+    return os.read(sys.stdin.fileno(), 65536).splitlines() or None
 
 
 def _leave(engine: OnnxEngine, slots: Slots) -> None:

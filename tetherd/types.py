@@ -132,9 +132,7 @@ def parse_model(text: str) -> str:
 def parse_alias(text: str) -> str:
     """Return ``text`` if it can name an alias; raise InvalidInput otherwise."""
     if not _ALIAS.fullmatch(text):
-        raise InvalidInput(
-            f"{text[:80]!r} is not an alias", fix="use 1 to 32 of a-z 0-9 . _ - starting with a letter"
-        )
+        raise InvalidInput(f"{text[:80]!r} is not an alias", fix="use 1 to 32 of a-z 0-9 . _ - starting with a letter")
     return text
 
 

@@ -241,3 +241,18 @@ def test_labels_are_the_lines_of_the_file_beside_the_model(look, tmp_path):
 def test_labels_that_are_no_labels_are_refused(look, tmp_path, labels, reason):
     (tmp_path / "labels.txt").write_bytes(labels)
     refused(look, relu(), reason)
+
+
+def test_bfloat16_and_strings_together_are_refused(look):
+    both = [
+        helper.make_tensor_value_info("x", TensorProto.BFLOAT16, ["n"]),
+        helper.make_tensor_value_info("s", TensorProto.STRING, ["n"]),
+    ]
+    outs = [
+        helper.make_tensor_value_info("y", TensorProto.BFLOAT16, ["n"]),
+        helper.make_tensor_value_info("t", TensorProto.STRING, ["n"]),
+    ]
+    nodes = [helper.make_node("Identity", ["x"], ["y"]), helper.make_node("Identity", ["s"], ["t"])]
+    graph = helper.make_graph(nodes, "g", both, outs)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    refused(look, model.SerializeToString(), "bfloat16 and string")

@@ -6,7 +6,7 @@ import pytest
 
 from tetherd.errors import InvalidInput, QueueFull, TooLarge, Unreachable
 from tetherd.ports import Context
-from tetherd.roles.serving import SLOTS, Inline, Slots, execute, take
+from tetherd.roles.serving import SLOTS, Inline, Slots, Turns, execute, take
 from tetherd.testing import FakeEngine, LoopClock, simulate
 from tetherd.types import Digest, Tensor
 from tetherd.wire.assignments import Assignment
@@ -205,3 +205,39 @@ def test_a_take_says_who_offers() -> None:
     offer = take(ASSIGNMENT, None, last=True)
     assert (offer.runner, offer.worker, offer.model, offer.max_rows, offer.last) == ("r", "w", "m", 4096, True)
     assert Context(1.0).peer is None
+
+
+def test_what_nobody_waits_for_is_not_begun() -> None:
+    engine = FakeEngine()
+    turns = Turns(engine)
+    turns.held |= {1, 2}
+    turns.give_up(2, 0.0)
+    assert turns.take(Batch(1, [X])).failure is None
+    refused = turns.take(Batch(2, [X])).failure
+    assert refused is not None
+    assert refused.code == "CANCELLED"
+    assert len(engine.executed) == 1
+    turns.release(2)
+    turns.give_up(3, 0.0)  # not held: it was delivered already
+    turns.held.add(3)
+    assert turns.take(Batch(3, [X])).failure is None
+    assert not engine.ended.is_set()
+
+
+def test_what_nobody_waits_for_any_more_is_ended() -> None:
+    begun = threading.Event()
+
+    def answer(inputs: list[Tensor]) -> list[Tensor]:
+        begun.set()
+        assert engine.ended.wait(5)
+        return inputs
+
+    engine = FakeEngine(answer=answer)
+    turns = Turns(engine)
+    turns.held.add(7)
+    executing = threading.Thread(target=turns.take, args=(Batch(7, [X]),))
+    executing.start()
+    assert begun.wait(5)
+    turns.give_up(7, 0.0)
+    executing.join(5)
+    assert not executing.is_alive()

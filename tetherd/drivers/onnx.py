@@ -32,6 +32,7 @@ class OnnxEngine:
         except Exception as error:  # ONNX Runtime raises a class per status, and plain ones for what it cannot parse
             raise ModelLoadFailed(_reason(error, model.parent)) from None
         self.signature = signature
+        self.bytes = sum(path.stat().st_size for path in model.parent.rglob("*") if path.is_file())
         self._directory = model.parent
         self._names = [output.name for output in signature.outputs]
         self._bf16 = any(spec.datatype == "BF16" for spec in (*signature.inputs, *signature.outputs))
@@ -52,6 +53,11 @@ class OnnxEngine:
         done = time.perf_counter_ns()
         outputs = [self._give(name, result) for name, result in zip(self._names, results, strict=True)]
         return outputs, (start - began, done - start, time.perf_counter_ns() - done)
+
+    def end(self, now: Seconds) -> None:
+        """End the execution under way, if any; ``watch`` counts from here whether it does."""
+        self._until = now
+        self.watch(now + 1e-9)
 
     def watch(self, now: Seconds) -> Seconds:
         """End an execution that is over its budget; return by how many seconds it is (0 = it is not)."""

@@ -71,6 +71,7 @@ def inspect(path: Path) -> Signature:
         model = onnx.ModelProto.FromString(path.read_bytes())
         check_external_data(model, path.parent)
         inputs, outputs, batchable = _interface(model.graph)
+        _check_together(inputs, outputs)
         del model  # the engine reads the file itself: two copies of a large model would not fit
         onnx.checker.check_model(os.fspath(path))  # shapes are left to the engine: the full check refuses good models
         session = _load(path)
@@ -86,6 +87,15 @@ def inspect(path: Path) -> Signature:
             f"the model does not load: {_plain(error)}", fix="export it again, or report this"
         ) from error
     return Signature(inputs, outputs, batchable, labels)
+
+
+def _check_together(inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> None:
+    """Refuse what ONNX Runtime cannot be handed: it takes bfloat16 by one way of calling and strings by another."""
+    if {"BF16", "BYTES"} <= {spec.datatype for spec in (*inputs, *outputs)}:
+        raise ModelInvalid(
+            "the model has both bfloat16 and string tensors, which cannot be executed together",
+            fix="convert the bfloat16 inputs and outputs to float32",
+        )
 
 
 def _confine(memory: int, seconds: int) -> None:

@@ -9,7 +9,7 @@ import msgspec
 
 from tetherd.errors import Unavailable
 from tetherd.types import Seconds
-from tetherd.wire.assignments import Assignment, Event, decode_event, encode
+from tetherd.wire.assignments import Assignment, Event, GiveUp, decode_event, encode
 
 
 class RunnerProcess:
@@ -40,6 +40,13 @@ class RunnerProcess:
             with contextlib.suppress(msgspec.MsgspecError, ValueError):
                 line = await self._process.stdout.readline()
                 return decode_event(line) if line else None
+
+    async def cancel(self, batch: int) -> None:
+        """End the execution of a batch that it holds, if it still does."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(ConnectionError, RuntimeError):  # it is ending anyway
+            self._process.stdin.write(encode(GiveUp(batch)))
+            await self._process.stdin.drain()
 
     async def stop(self, patience: Seconds) -> None:
         """Let it deliver what it executes, then end it: by force after ``patience``. 0 = at once."""

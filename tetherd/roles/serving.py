@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from typing import Final, TypeAlias
 
-from tetherd.errors import ExecutionFailed, TetherError
+from tetherd.errors import Cancelled, ExecutionFailed, TetherError
 from tetherd.policy.inline import Inlining
 from tetherd.ports import Caller, Clock, Engine
 from tetherd.types import Seconds
@@ -38,6 +38,41 @@ def execute(engine: Engine, batch: Batch) -> Finished:
     return Finished(batch.id, outputs, None, input_ns, infer_ns, output_ns)
 
 
+class Turns:
+    """The batches that one runner holds, executed one at a time, each of which can be given up."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._current = 0
+        self.held: set[int] = set()
+        self._given_up: set[int] = set()
+
+    def take(self, batch: Batch) -> Finished:
+        """Execute a batch, unless it was given up."""
+        self._current = batch.id
+        try:
+            if batch.id in self._given_up:
+                return Finished(batch.id, failure=Cancelled("nobody waits for this batch").failure())
+            return execute(self._engine, batch)
+        finally:
+            self._current = 0
+
+    def release(self, batch: int) -> None:
+        """Note that a batch is delivered."""
+        self.held.discard(batch)
+        self._given_up.discard(batch)
+
+    def give_up(self, batch: int, now: Seconds) -> None:
+        """Do not begin a batch that is held, or end its execution. Called from another thread than ``take``."""
+        if batch not in self.held:
+            return
+        # In this order: a batch that begins in between finds itself given up. Should the next one begin instead, it is
+        # ended in its place and tried again by the orchestrator.
+        self._given_up.add(batch)
+        if self._current == batch:
+            self._engine.end(now)
+
+
 class Slots:
     """The slots of a runner process: each a thread that offers, executes and delivers.
 
@@ -48,17 +83,16 @@ class Slots:
 
     def __init__(self, assignment: Assignment, engine: Engine, pause: Callable[[Seconds], None]) -> None:
         self._assignment = assignment
-        self._engine = engine
         self._pause = pause
         self._turn = threading.Lock()
         self._stopping = threading.Event()
-        self._held: set[int] = set()
+        self._turns = Turns(engine)
         self.executed = 0
 
     @property
     def holding(self) -> int:
         """Return how many batches are executed or not delivered yet."""
-        return len(self._held)
+        return len(self._turns.held)
 
     def serve(self, exchange: Exchange) -> None:
         """Serve one slot until ``stop``. Runs in a thread of its own."""
@@ -67,12 +101,16 @@ class Slots:
             batch = self._offer(exchange, finished)
             finished = None
             if batch is not None and batch.id:
-                self._held.add(batch.id)
+                self._turns.held.add(batch.id)
                 with self._turn:
-                    finished = execute(self._engine, batch)
+                    finished = self._turns.take(batch)
                     self.executed += 1
         if finished is not None:
             self._offer(exchange, finished, last=True)
+
+    def cancel(self, batch: int, now: Seconds) -> None:
+        """Do not execute a batch that nobody waits for, or end its execution."""
+        self._turns.give_up(batch, now)
 
     def stop(self) -> None:
         """Take no more batches; what executes is finished and delivered."""
@@ -81,7 +119,7 @@ class Slots:
     def _offer(self, exchange: Exchange, finished: Finished | None, *, last: bool = False) -> Batch | None:
         def deliver() -> None:
             if finished is not None:
-                self._held.discard(finished.batch)
+                self._turns.release(finished.batch)
 
         try:
             # The last one is delivered when it is answered: what is only sent could be lost with the process.
@@ -125,11 +163,11 @@ class Inline:
 
     def __init__(self, assignment: Assignment, engine: Engine, caller: Caller, clock: Clock) -> None:
         self._assignment = assignment
-        self._engine = engine
         self._caller = caller
         self._clock = clock
         self._turn = asyncio.Lock()
         self._inlining = Inlining()
+        self._turns = Turns(engine)
         self._leaving = False
         self._parked: set[asyncio.Task[None]] = set()
         self.executed = 0
@@ -168,12 +206,18 @@ class Inline:
                 await asyncio.sleep(_RETRY)
             return Batch(0), undelivered
 
+    def cancel(self, batch: int) -> None:
+        """Do not execute a batch that nobody waits for, or end its execution."""
+        self._turns.give_up(batch, self._clock.monotonic())
+
     async def _execute(self, batch: Batch) -> Finished:
+        self._turns.held.add(batch.id)
         async with self._turn:
             self.executed += 1
             if self._inlining.decide():
-                finished = execute(self._engine, batch)
+                finished = self._turns.take(batch)
             else:
-                finished = await asyncio.to_thread(execute, self._engine, batch)
+                finished = await asyncio.to_thread(self._turns.take, batch)
+        self._turns.release(batch.id)
         self._inlining.observe((finished.input_ns + finished.infer_ns + finished.output_ns) / 1e9)
         return finished

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final, Literal, TypeAlias
@@ -33,7 +34,9 @@ class FakeEngine:
         ns: int = 1_000_000,
     ) -> None:
         self.signature = signature
+        self.bytes = 0
         self.executed: list[list[Tensor]] = []
+        self.ended = threading.Event()  # set when an execution is told to end
         self._answer = answer
         self._ns = ns
 
@@ -45,6 +48,10 @@ class FakeEngine:
         named = zip(self.signature.outputs, inputs, strict=False)
         return [Tensor(spec.name, one.datatype, one.shape, one.data) for spec, one in named], (0, self._ns, 0)
 
+    def end(self, now: Seconds) -> None:  # noqa: ARG002
+        """See ports.Engine."""
+        self.ended.set()
+
     def watch(self, now: Seconds) -> Seconds:  # noqa: ARG002
         """See ports.Engine."""
         return 0.0
@@ -53,7 +60,8 @@ class FakeEngine:
 class FakeRunner:
     """Implements ports.Runner over a connection of its own.
 
-    While ``gate`` is closed it holds the batches it was handed; ``seen`` lists all of them.
+    While ``gate`` is closed it holds the batches it was handed; ``seen`` lists all of them, ``cancelled`` those that it
+    was told to give up.
     """
 
     def __init__(self, connection: Caller, cut: Callable[[], None], engine: FakeEngine, clock: Clock, pid: int) -> None:
@@ -61,6 +69,7 @@ class FakeRunner:
         self.engine = engine
         self.fate: Fate = "serve"
         self.gate = asyncio.Event()
+        self.cancelled: list[int] = []
         self.gate.set()
         self.seen: list[Batch] = []
         self.assignment: Assignment | None = None
@@ -93,6 +102,10 @@ class FakeRunner:
     async def event(self) -> Event | None:
         """See ports.Runner."""
         return await self._events.get()
+
+    async def cancel(self, batch: int) -> None:
+        """See ports.Runner."""
+        self.cancelled.append(batch)
 
     async def stop(self, patience: Seconds) -> None:
         """See ports.Runner."""

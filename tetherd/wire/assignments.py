@@ -27,6 +27,12 @@ class Assignment(msgspec.Struct, frozen=True):
     log_format: Literal["auto", "json", "pretty"] = "json"
 
 
+class GiveUp(msgspec.Struct, frozen=True):
+    """Nobody waits for this batch any more: end its execution, or do not begin it."""
+
+    batch: int
+
+
 class Event(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a runner tells its worker.
 
@@ -48,6 +54,11 @@ def encode(message: msgspec.Struct) -> bytes:
 def decode_event(line: bytes) -> Event:
     """Parse an event. Raises msgspec.MsgspecError."""
     return msgspec.json.decode(line, type=Event)
+
+
+def decode_give_up(line: bytes) -> GiveUp:
+    """Parse what a runner is told after its assignment. Raises msgspec.MsgspecError."""
+    return msgspec.json.decode(line, type=GiveUp)
 
 
 def decode_assignment(line: bytes) -> Assignment:

@@ -150,12 +150,20 @@ class Recycle(Message):
     runner: str
 
 
+class Cancel(Message):
+    """Command to a worker: nobody waits for this batch of a runner any more; end its execution."""
+
+    runner: str
+    batch: int
+
+
 class Commands(Message):
     """What a worker is to do, in order. Empty: nothing now, ask again."""
 
     load: list[Load] = []
     unload: list[Unload] = []
     recycle: list[Recycle] = []
+    cancel: list[Cancel] = []
 
 
 class Report(Request[Done]):

@@ -246,6 +246,26 @@ async def test_a_request_nobody_waits_for_leaves_the_queue() -> None:
 
 
 @simulated
+async def test_an_execution_that_nobody_waits_for_is_ended_but_not_one_that_somebody_does() -> None:
+    async with Cluster() as cluster:
+        await cluster.infer(0)
+        runner = cluster.runners()[0]
+        runner.gate.clear()
+        lone = asyncio.create_task(cluster.infer(1, 1))  # two rows: fewer that wait are not handed out beside it
+        await settle()
+        shared = [asyncio.create_task(cluster.infer(2)), asyncio.create_task(cluster.infer(3))]
+        await settle()
+        first, second = runner.seen[-2:]
+        shared[0].cancel()
+        lone.cancel()
+        await asyncio.sleep(1)
+        assert runner.cancelled == [first.id]
+        runner.gate.set()
+        assert numbers((await shared[1]).outputs) == (3,)
+        assert second.id not in runner.cancelled
+
+
+@simulated
 async def test_inputs_that_fit_no_message_are_refused() -> None:
     bench = Bench(Limits(max_bytes=64 * 1024 + 16))
     with pytest.raises(TooLarge, match=r"24 bytes"):

@@ -21,7 +21,7 @@ from tetherd.roles.orchestrator.fleet import Fleet
 from tetherd.roles.orchestrator.lane import NEVER, Lane, Lease, Seat
 from tetherd.types import Seconds
 from tetherd.wire import tensors
-from tetherd.wire.messages import Batch, Ensure, Finished, Infer, Inferred, Load, Take
+from tetherd.wire.messages import Batch, Cancel, Ensure, Finished, Infer, Inferred, Load, Take
 
 _PLACE_AGAIN: Final[Seconds] = 2.0
 _FRAME_ROOM: Final = 64 * 1024
@@ -97,8 +97,15 @@ class Desk:
             reply: Inferred = await job.waiter
         except asyncio.CancelledError:
             lane.queue.discard(job)
+            self._abandon(lane, job)
             raise
         return reply
+
+    def _abandon(self, lane: Lane, job: Job) -> None:
+        """End the execution of a batch whose last caller left."""
+        for lease in lane.leases.values():
+            if job in lease.jobs and lease.worker and all(one.settled for one in lease.jobs):
+                lease.worker.command(Cancel(lease.runner, lease.id))
 
     def _admit(self, request: Infer) -> None:
         if request.rows and [tensor for tensor in request.inputs if tensor.shape[:1] != (request.rows,)]:

@@ -6,7 +6,7 @@ from typing import Final
 
 from tetherd.policy.placement import Room
 from tetherd.types import Seconds
-from tetherd.wire.messages import Commands, Load, Loaded, Recycle, Report, Unload, WorkerState
+from tetherd.wire.messages import Cancel, Commands, Load, Loaded, Recycle, Report, Unload, WorkerState
 
 SILENT: Final[Seconds] = 5.0
 """A worker that reported nothing for so long is taken for dead."""
@@ -23,6 +23,7 @@ class Worker:
         self.loads: list[Load] = []
         self.unloads: list[Unload] = []
         self.recycles: list[Recycle] = []
+        self.cancels: list[Cancel] = []
         self._fetched: list[Load] = []
         self.called = asyncio.Event()
 
@@ -31,21 +32,23 @@ class Worker:
         """Whether it executes as much as it may."""
         return self.busy >= self.report.max_concurrency
 
-    def command(self, command: Load | Unload | Recycle) -> None:
+    def command(self, command: Load | Unload | Recycle | Cancel) -> None:
         """Leave a command for the worker's next question."""
         if isinstance(command, Load):
             self.loads.append(command)
         elif isinstance(command, Unload):
             self.unloads.append(command)
-        else:
+        elif isinstance(command, Recycle):
             self.recycles.append(command)
+        else:
+            self.cancels.append(command)
         self.called.set()
 
     def fetch(self) -> Commands:
         """Take the commands that wait."""
-        commands = Commands(self.loads, self.unloads, self.recycles)
+        commands = Commands(self.loads, self.unloads, self.recycles, self.cancels)
         self._fetched = self.loads
-        self.loads, self.unloads, self.recycles = [], [], []
+        self.loads, self.unloads, self.recycles, self.cancels = [], [], [], []
         self.called.clear()
         return commands
 

@@ -35,6 +35,11 @@ class InlineRunner:
         """Wait for the next event; None when it has ended."""
         return await self._events.get()
 
+    async def cancel(self, batch: int) -> None:
+        """End the execution of a batch that it holds, if it still does."""
+        if self._inline is not None:
+            self._inline.cancel(batch)
+
     async def stop(self, patience: Seconds) -> None:
         """Let it deliver what it executes, then end it: by cancelling after ``patience``. 0 = at once."""
         serving = self._serving
@@ -55,7 +60,7 @@ class InlineRunner:
             async with asyncio.TaskGroup() as group:
                 slots = [group.create_task(inline.serve()) for _ in range(SLOTS)]
                 watch = group.create_task(self._watch(engine, inline))
-                self._events.put_nowait(Event("loaded"))
+                self._events.put_nowait(Event("loaded", bytes=engine.bytes))
                 await asyncio.wait(slots)
                 watch.cancel()
         except TetherError as error:
@@ -70,7 +75,7 @@ class InlineRunner:
             engine.watch(self._clock.monotonic())
             if inline.executed != executed:
                 executed = inline.executed
-                self._events.put_nowait(Event("alive", executed=executed))
+                self._events.put_nowait(Event("alive", bytes=engine.bytes, executed=executed))
 
 
 class InlineLauncher:

@@ -153,6 +153,9 @@ class Worker:
             self._load(load)
         for recycle in commands.recycle:
             self._recycle(recycle)
+        for cancel in commands.cancel:
+            if (copy := self._copy(cancel.runner)) and copy.runner:
+                self._spawn(copy.runner.cancel(cancel.batch))
 
     # --- loading -----------------------------------------------------------------------------------------------------
 
@@ -239,11 +242,14 @@ class Worker:
         _log.info("unloading", extra={"model": group.load.model, "version": group.load.number})
 
     def _recycle(self, recycle: Recycle) -> None:
-        for group in self._groups.values():
-            for copy in group.copies:
-                if copy.id == recycle.runner and copy.runner is not None:
-                    _log.warning("ending a runner that hangs", extra={"runner": copy.id, "model": group.load.model})
-                    self._spawn(copy.runner.stop(0))
+        copy = self._copy(recycle.runner)
+        if copy and copy.runner:
+            _log.warning("ending a runner that hangs", extra={"runner": copy.id})
+            self._spawn(copy.runner.stop(0))
+
+    def _copy(self, runner: str) -> Copy | None:
+        copies = (copy for group in self._groups.values() for copy in group.copies)
+        return next((copy for copy in copies if copy.id == runner), None)
 
     def _spawn(self, work: Any) -> None:
         assert self._tasks is not None
