@@ -225,6 +225,7 @@ async def test_release_without_refusal_lets_the_next_request_load_again() -> Non
     async with Cluster() as cluster:
         await cluster.infer(1)
         await cluster.call(Release("m", 1, refuse=False))
+        assert (await cluster.fleet()).queues == []  # what is removed leaves nothing behind
         assert numbers((await cluster.infer(2)).outputs) == (2,)
         assert len(cluster.runners()) == 2
 

@@ -70,6 +70,11 @@ class Desk:
         """Return what is handed out."""
         return list(self._leases.values())
 
+    def forget(self, lane: Lane) -> None:
+        """Drop the lane of a version that is gone, unless it is in use again."""
+        if not (lane.queue.waiting or lane.leases or lane.parked):
+            self._lanes.pop(lane.version, None)
+
     def find(self, version: str) -> Lane | None:
         """Return a version's lane, if it ever had work or a runner."""
         return self._lanes.get(version)

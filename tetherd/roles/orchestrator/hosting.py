@@ -117,6 +117,8 @@ class Hosting:
             await asyncio.sleep(_POLL)
         for lane in lanes:
             lane.failure = ""
+            if not request.refuse:  # it will not come back: its version is removed
+                self._desk.forget(lane)
         return Done()
 
     def bury(self, worker: Worker, why: str) -> None:
