@@ -1,0 +1,121 @@
+"""The composition root: any subset of roles starts, answers on its control socket, and ends when it is told to."""
+
+import asyncio
+import contextlib
+import json
+import shutil
+import socket
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tetherd.config import load
+from tetherd.config.schema import Config
+from tetherd.daemon import serve
+from tetherd.errors import BadConfig, InUse
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    """A short path: a socket's may have 107 bytes."""
+    path = Path(tempfile.mkdtemp(prefix="td"))
+    yield path
+    shutil.rmtree(path)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        found: int = probe.getsockname()[1]
+        return found
+
+
+def config(home: Path, *roles: str, port: int = 0, **settings: str) -> Config:
+    port = port or free_port()
+    lines = [f"gateway.listen=127.0.0.1:{port}", "worker.spare=false"]
+    for name in ("state", "cache", "runtime"):
+        (home / name).mkdir(mode=0o700)
+        lines.append(f"node.{name}_dir={home / name}")
+    lines += [f"{key.replace('__', '.')}={value}" for key, value in settings.items()]
+    named: dict[tuple[str, ...], tuple[str, Any]] = {("node", "roles"): ("--role", list(roles))} if roles else {}
+    return load.load(None, lines, named).config
+
+
+@contextlib.asynccontextmanager
+async def running(settings: Config) -> AsyncIterator[None]:
+    ready = asyncio.Event()
+    daemon = asyncio.create_task(serve(settings, ready=ready.set))
+    waiting = asyncio.create_task(ready.wait())
+    await asyncio.wait([daemon, waiting], return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()
+    try:
+        if daemon.done():
+            await daemon
+        yield
+    finally:
+        daemon.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await daemon
+
+
+async def status(settings: Config) -> dict[str, Any]:
+    reader, writer = await asyncio.open_unix_connection(str(settings.control.socket))
+    writer.write(b"GET /api/v1/status HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+    answer = await reader.read()
+    writer.close()
+    found: dict[str, Any] = json.loads(answer.split(b"\r\n\r\n", 1)[1])
+    return found
+
+
+async def test_without_a_word_a_host_does_everything(home: Path) -> None:
+    settings = config(home)
+    async with running(settings):
+        async with asyncio.timeout(5):
+            while not (seen := await status(settings))["ready"]:  # noqa: ASYNC110  another process would ask too
+                await asyncio.sleep(0.01)
+        assert seen["roles"] == ["gateway", "orchestrator", "worker", "manager"]
+        assert len(seen["workers"]) == 1
+    assert not settings.control.socket.exists()
+
+
+@pytest.mark.parametrize("role", ["orchestrator", "manager", "worker"])
+async def test_one_role_alone_says_what_it_is(home: Path, role: str) -> None:
+    absent = f"ipc://{home}/nobody.sock"
+    peers = {"peers__orchestrator": absent, "peers__manager": absent} if role == "worker" else {}
+    settings = config(home, role, **peers)
+    async with running(settings):
+        assert (await status(settings))["roles"] == [role]
+
+
+async def test_a_gateway_without_its_peers_is_alive_and_not_ready(home: Path) -> None:
+    absent = f"ipc://{home}/nobody.sock"
+    settings = config(home, "gateway", peers__orchestrator=absent, peers__manager=absent)
+    async with running(settings):
+        seen = await status(settings)
+        assert not seen["ready"]
+        assert seen["reason"]
+
+
+async def test_an_address_in_use_ends_the_daemon_with_the_reason(home: Path) -> None:
+    port = free_port()
+    async with running(config(home, port=port)):
+        (home / "other").mkdir()
+        other = config(home / "other", port=port)
+        with pytest.raises(BaseExceptionGroup) as caught:
+            async with running(other):
+                pass
+        assert caught.group_contains(InUse, match=str(port), depth=1)
+
+
+async def test_a_file_where_the_socket_should_be_is_left_alone(home: Path) -> None:
+    settings = config(home)
+    precious = home / "runtime" / "rpc.sock"
+    precious.write_text("data")
+    with pytest.raises(BaseExceptionGroup) as caught:
+        async with running(settings):
+            pass
+    assert caught.group_contains(BadConfig, match="not a socket", depth=1)
+    assert precious.read_text() == "data"
