@@ -119,7 +119,6 @@ needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="strace
 
 
 @needs_strace
-@pytest.mark.slow
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize(("call", "step"), [("pwrite64", 5), ("fdatasync", 1), ("fsync", 1), ("rename", 1)])
 def test_killed_at_any_call(tmp_path, call, step):
@@ -138,7 +137,6 @@ def test_killed_at_any_call(tmp_path, call, step):
 
 
 @needs_strace
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("call", "error"),
     [("pwrite64", "ENOSPC"), ("fdatasync", "EIO"), ("fsync", "EIO"), ("fsync", "ENOSPC"), ("rename", "EIO")],
