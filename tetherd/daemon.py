@@ -131,7 +131,9 @@ class Daemon:
         """Return what is served over HTTP: the gateway, or where there is none the state of this daemon."""
         config = self._config
         if not self._hosts("gateway"):
-            table = Table(Status(facts=facts, clock=self._clock).routes())
+            knows = self._hosts("orchestrator") or self._hosts("worker")
+            orchestrator = self._caller("orchestrator") if knows else None
+            table = Table(Status(facts=facts, clock=self._clock, orchestrator=orchestrator).routes())
             return Surface(table=table, settings=config.gateway, clock=self._clock, shortcuts={})
         gateway = Gateway(
             orchestrator=self._caller("orchestrator"),

@@ -32,8 +32,11 @@ def lines(doc: dict[str, Any]) -> Iterator[str]:
     for part in ("orchestrator", "manager"):
         if part in doc:
             yield _fact(part, "reachable" if doc[part].get("reachable") else "not reachable")
-    yield _fact("models", doc.get("models", 0))
-    workers = doc.get("workers", [])
+    if "models" in doc:
+        yield _fact("models", doc["models"])
+    if "workers" not in doc:  # a daemon that neither is nor calls an orchestrator knows nothing more
+        return
+    workers = doc["workers"]
     yield _fact("workers", len(workers))
     for worker in workers:
         yield from _worker(worker)

@@ -27,8 +27,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
 class Status:
     """Says whether a model request could be served now, and what this daemon sees.
 
-    ``view`` gives the catalog of a daemon with the gateway role. A daemon without it, which has none, is ready when it
-    runs.
+    ``view`` gives the catalog of a daemon with the gateway role. A daemon without it has none: it is ready when its
+    orchestrator answers, if it has one.
     """
 
     def __init__(
@@ -65,15 +65,13 @@ class Status:
         return (await self._look())[0]
 
     async def _look(self) -> tuple[str, dict[str, Any]]:
-        if self._view is None or self._orchestrator is None:
+        if self._orchestrator is None:
             return "", {}
         fleet = await look(self._orchestrator, self._clock)
-        seen = {
-            "orchestrator": {"reachable": fleet.state is not None},
-            "manager": {"reachable": self.manager_answers},
-            **fleet.document(),
-            "models": len(self._view().models),
-        }
+        seen = {"orchestrator": {"reachable": fleet.state is not None}, **fleet.document()}
+        if self._view is None:
+            return "" if fleet.error is None else f"the orchestrator does not answer: {fleet.error.message}", seen
+        seen |= {"manager": {"reachable": self.manager_answers}, "models": len(self._view().models)}
         if self._view().epoch < 0:
             return "the manager has not sent its catalog yet", seen
         if fleet.error is not None:
@@ -94,11 +92,6 @@ class Status:
                 "reason": reason,
                 "pid": facts.pid,
                 "address": facts.address,
-                "orchestrator": {"reachable": "orchestrator" in facts.roles},
-                "manager": {"reachable": "manager" in facts.roles},
-                "workers": [],
-                "queues": [],
-                "models": 0,
-                **seen,
+                **seen,  # only what this daemon can know: one without the gateway role has no catalog
             }
         )
