@@ -32,10 +32,8 @@ _FREE_PIECES: Final = 1024
 _PIECE: Final = 64
 """A body in more pieces than the first, averaging less than the second in bytes, is refused: each costs a call."""
 
-
 _JOINED: Final = 64 * 1024
 """Bodies up to this size are copied behind their head, longer ones are written apart."""
-
 
 _ALLOW: Final = b"allow: DELETE, GET, HEAD, PATCH, POST, PUT\r\n"
 
