@@ -3,9 +3,13 @@
 import asyncio
 import contextlib
 import json
+import os
 import socket
 import stat
-from collections.abc import AsyncIterator
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -316,6 +320,46 @@ async def test_the_control_socket_is_private_and_marked(tmp_path: Path) -> None:
         assert app.control == [True]
         writer.close()
     assert not path.exists()
+
+
+ASK = """
+import os, socket, sys
+os.setuid(65534)
+with socket.socket(socket.AF_UNIX) as found:
+    found.connect(sys.argv[1])
+    found.sendall(b"GET / HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n")
+    sys.stdout.write(found.recv(65536).decode())
+"""
+
+
+async def test_the_control_socket_refuses_another_user(tmp_path: Path) -> None:
+    control, app = Control(socket=tmp_path / "c.sock"), App()
+    async with running(app, Gateway(), control=control, uid=lambda _: os.geteuid() + 1):
+        client = Client(*await asyncio.open_unix_connection(control.socket))
+        client.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        status, _, body = await client.answer()
+        client.writer.close()
+    answer = json.loads(body)
+    assert (status, answer["code"], app.control) == (403, "FORBIDDEN", [])
+    assert "control.mode" in answer["fix"]
+
+
+@pytest.fixture
+def public() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="tr") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can connect as somebody else")
+@pytest.mark.parametrize(("mode", "status"), [(0o600, "403"), (0o606, "200")])
+async def test_the_kernel_says_who_connects(public: Path, mode: int, status: str) -> None:
+    control = Control(socket=public / "c.sock", mode=mode)
+    async with running(App(), Gateway(), control=control):
+        control.socket.chmod(0o666)  # as if the file's permissions had failed
+        command = [sys.executable, "-I", "-c", ASK, str(control.socket)]
+        asked = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=20)
+    assert asked.stdout.startswith(f"HTTP/1.1 {status} "), asked.stderr
 
 
 async def test_a_living_control_socket_is_not_taken_over(tmp_path: Path) -> None:

@@ -5,6 +5,8 @@ them once a second.
 """
 
 import asyncio
+import socket
+from collections.abc import Callable
 from enum import Enum
 from typing import Any, Final, Protocol
 from urllib.parse import unquote
@@ -101,14 +103,17 @@ class Cycle(RequestResponseCycle):
 class Connection(HttpToolsProtocol):
     """A client's connection. ``marks`` is what the application finds in ``scope["state"]``.
 
+    ``admit`` raises a TetherError for a client that may not be here: that is then the only answer it gets.
+
     An application whose work is worth nothing to anybody else sets ``scope["state"]["abandon"]``: its task is cancelled
     when the client goes away before it is answered.
     """
 
-    def __init__(self, listener: Listener, marks: dict[str, Any]) -> None:
+    def __init__(self, listener: Listener, marks: dict[str, Any], admit: Callable[[socket.socket], None]) -> None:
         super().__init__(listener.config, listener.state, marks, asyncio.get_running_loop())
         self.access_log = False
         self.listener = listener
+        self.admit = admit
         self.reading = Reading.NOTHING
         self.since = listener.now  # when what is being read began, or the last answer was given
         self.received = 0  # bytes in this phase
@@ -120,11 +125,15 @@ class Connection(HttpToolsProtocol):
     # --- the connection --------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Take the connection in, or refuse it when there are too many."""
+        """Take the connection in, or refuse it when there are too many or it is from the wrong user."""
         full = len(self.connections) >= self.listener.settings.max_connections
         super().connection_made(transport)
-        if full:
-            self.refuse(Unavailable("too many connections", fix="try again later, and reuse connections"))
+        try:
+            if full:
+                raise Unavailable("too many connections", fix="try again later, and reuse connections")
+            self.admit(transport.get_extra_info("socket"))
+        except TetherError as error:
+            self.refuse(error)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the application, whose work nobody waits for any more."""

@@ -16,6 +16,7 @@ from uvicorn.server import ServerState
 
 from tetherd.config.schema import Control, Gateway
 from tetherd.drivers.connection import Connection
+from tetherd.drivers.peers import check_peer, peer_uid
 from tetherd.errors import BadConfig, InUse
 from tetherd.types import Seconds
 
@@ -29,11 +30,18 @@ _SWEEP: Final[Seconds] = 1.0
 class HttpServer:
     """Serves one ASGI application on a TCP address, a control socket, or both.
 
-    Requests that came over the control socket have ``scope["state"]["control"]``. Installs no signal handlers.
+    Requests that came over the control socket have ``scope["state"]["control"]``. ``uid`` tells which user connected
+    there. Installs no signal handlers.
     """
 
     def __init__(
-        self, *, app: Application, settings: Gateway, listen: str | None = None, control: Control | None = None
+        self,
+        *,
+        app: Application,
+        settings: Gateway,
+        listen: str | None = None,
+        control: Control | None = None,
+        uid: Callable[[socket.socket], int] = peer_uid,
     ) -> None:
         self.settings = settings
         self.state = ServerState()
@@ -54,6 +62,7 @@ class HttpServer:
         self.addresses: list[str] = []
         self._listen = listen
         self._control = control
+        self._uid = uid
         self._servers: list[asyncio.AbstractServer] = []
         self._inode = 0
         self._empty = asyncio.Event()
@@ -100,15 +109,15 @@ class HttpServer:
             if isinstance(connection, Connection):
                 connection.sweep()
 
-    def _protocol(self, **marks: Any) -> Callable[[], Connection]:
-        return lambda: Connection(self, marks)
+    def _protocol(self, admit: Callable[[socket.socket], None], **marks: Any) -> Callable[[], Connection]:
+        return lambda: Connection(self, marks, admit)
 
     async def _listen_tcp(self, address: str) -> None:
         host, _, port = address.rpartition(":")
         loop = asyncio.get_running_loop()
         try:
             server = await loop.create_server(
-                self._protocol(control=False), host.strip("[]"), int(port), backlog=_BACKLOG
+                self._protocol(lambda _: None, control=False), host.strip("[]"), int(port), backlog=_BACKLOG
             )
         except OSError as error:
             kind = InUse if error.errno == errno.EADDRINUSE else BadConfig
@@ -133,9 +142,8 @@ class HttpServer:
                 f"cannot listen on {path}: {error.strerror or error}", fix="set control.socket to a path you own"
             ) from None
         loop = asyncio.get_running_loop()
-        self._servers.append(
-            await loop.create_unix_server(self._protocol(control=True), sock=listener, backlog=_BACKLOG)
-        )
+        protocol = self._protocol(lambda found: check_peer(self._uid(found), control.mode), control=True)
+        self._servers.append(await loop.create_unix_server(protocol, sock=listener, backlog=_BACKLOG))
         self.addresses.append(f"unix://{path}")
         self._inode = path.stat().st_ino
 
