@@ -52,7 +52,7 @@ class World:
     def __init__(self, directory: Path, data: bytes) -> None:
         signature = Signature((TensorSpec("x", "FP32", (-1,)),), (TensorSpec("y", "FP32", (-1,)),), batchable=True)
         config = encode_config(Config("onnx", signature))
-        self.listing = build([FileEntry("model.onnx", digest_of(data), len(data))], config)
+        self.listing = build("digits", [FileEntry("model.onnx", digest_of(data), len(data))], config)
         self.blobs: dict[str, bytes] = {digest_of(data): data, digest_of(config): config}
         self.work: asyncio.Queue[Batch] = asyncio.Queue()
         self.finished: asyncio.Queue[Finished] = asyncio.Queue()

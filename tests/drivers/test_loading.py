@@ -41,7 +41,7 @@ def directory() -> Iterator[Path]:
 
 def routes(models: list[bytes]) -> tuple[dict[Any, Any], list[Digest]]:
     blobs = {digest_of(data): data for data in (CONFIG, *models)}
-    listings = [build([FileEntry("model.onnx", digest_of(data), len(data))], CONFIG) for data in models]
+    listings = [build("digits", [FileEntry("model.onnx", digest_of(data), len(data))], CONFIG) for data in models]
     known = {digest_of(listing): listing for listing in listings}
 
     def chunk(data: bytes) -> Chunk:

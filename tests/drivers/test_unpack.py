@@ -23,7 +23,7 @@ class Manager:
     def __init__(self, files: dict[str, bytes] = FILES) -> None:
         config = encode_config(Config("onnx", SIGNATURE))
         entries = [FileEntry(path, digest_of(data), len(data)) for path, data in files.items()]
-        self.listing = build(entries, config)
+        self.listing = build("digits", entries, config)
         self.version = digest_of(self.listing)
         self.blobs: dict[str, bytes] = {digest_of(data): data for data in [config, *files.values()]}
         self.config = digest_of(config)

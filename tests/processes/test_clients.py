@@ -435,6 +435,30 @@ def test_a_model_is_removed(server: Daemon) -> None:
     assert "passing" not in [r["model"] for w in server.get("/api/v1/status")["workers"] for r in w["runners"]]
 
 
+def test_the_same_files_under_two_names_are_two_models(server: Daemon, client: triton.InferenceServerClient) -> None:
+    def executed() -> dict[str, int]:
+        counted = client.get_inference_statistics()["model_stats"]
+        return {one["name"]: one["inference_count"] for one in counted if one["name"] in {"left", "right"}}
+
+    model = graphs.identity("FP32", ("n", 2))
+    documents = {name: server.push(name, model) for name in ("left", "right")}
+    assert documents["left"]["digest"] != documents["right"]["digest"]
+    assert documents["left"]["files"] == documents["right"]["files"]
+    for name, times in (("left", 1), ("right", 2)):
+        server.call("POST", f"/api/v1/models/{name}/load").ok()
+        for _ in range(times):
+            assert server.infer(name, {"x": [[1.0, 2.0]]}).ok()["model"] == name
+    assert executed() == {"left": 1, "right": 2}
+    server.call("POST", "/api/v1/models/left/unload").ok()
+    assert server.infer("left", {"x": [[1.0, 2.0]]}).json()["code"] == "MODEL_UNLOADED"
+    assert len(server.runners("right")) == 1
+    assert server.infer("right", {"x": [[1.0, 2.0]]}).status == 200
+    server.call("DELETE", "/api/v1/models/left").ok()
+    assert server.infer("right", {"x": [[1.0, 2.0]]}).ok()["model"] == "right"
+    server.call("DELETE", "/api/v1/models/right").ok()
+    assert not {"left", "right"} & {one["name"] for one in server.get("/api/v1/models")["models"]}
+
+
 @pytest.mark.parametrize("encoding", ["gzip", "deflate"])
 def test_compressed_requests_of_any_client(server: Daemon, encoding: str) -> None:
     body = json.dumps({"inputs": {"pixels": digits().tolist()}}).encode()

@@ -168,6 +168,20 @@ async def test_the_same_files_again_are_the_same_version_without_another_look(wo
     assert len(world.inspector.seen) == 2
 
 
+async def test_the_same_files_under_two_names_are_two_versions_that_share_their_blobs(world):
+    mine = await world.push("digits", **{"model.onnx": b"same"})
+    stored = world.names()
+    other = await world.push("letters", **{"model.onnx": b"same"})
+    assert mine.version != other.version
+    assert mine.files == other.files
+    assert world.names() - stored == {other.version.removeprefix("sha256:")}
+    for version in (mine, other):
+        assert parse((await world.ask(GetManifest(version.version))).data.data).model == version.model
+    await world.ask(Remove("digits", 0))
+    assert [version.model for version in (await world.ask(WatchCatalog())).versions] == ["letters"]
+    assert (await world.ask(GetBlob(other.files[0].digest, 0, MAX_CHUNK))).data.data == b"same"
+
+
 async def test_two_pushes_of_the_same_files_at_once_make_one_version(world):
     found = await asyncio.gather(*(world.one("first") for _ in range(4)))
     assert {version.number for version in found} == {1}

@@ -183,7 +183,7 @@ class Daemon:
     def commit(self, name: str, request: dict[str, Any]) -> tuple[dict[str, Any], bool]:
         files = [FileEntry(item["path"], Digest(item["digest"]), item["size"]) for item in request["files"]]
         assert all(file.digest in self.blobs for file in files)
-        raw = manifest.build(files, manifest.encode_config(manifest.Config("onnx", Signature((), ()))))
+        raw = manifest.build(name, files, manifest.encode_config(manifest.Config("onnx", Signature((), ()))))
         digest = manifest.digest_of(raw)
         versions = self.versions.setdefault(name, [])
         known = [item for item in versions if item["digest"] == digest]

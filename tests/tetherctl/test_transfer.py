@@ -244,6 +244,18 @@ class TestPull:
         assert ctl("models", "pull", "digits", "-d", str(place / "out")).returncode == 11
         assert not (place / "out").exists()
 
+    def test_the_manifest_of_another_model_is_refused(self, ctl: Any, daemon: Any, place: Path) -> None:
+        from tetherd.wire.manifest import digest_of
+
+        version = daemon.versions["digits"][0]
+        raw = daemon.manifests[version["digest"]].replace(b'"digits"', b'"letters"')
+        version["digest"] = digest_of(raw)
+        daemon.manifests[version["digest"]] = raw
+        done = ctl("models", "pull", "digits", "-d", str(place / "out"))
+        assert done.returncode == 11
+        assert "is one of letters" in done.stderr
+        assert not (place / "out").exists()
+
     def test_a_path_that_leads_out_is_refused(self, ctl: Any, daemon: Any, place: Path) -> None:
         from tetherd.wire.manifest import digest_of
 

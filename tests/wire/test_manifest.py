@@ -48,7 +48,7 @@ def test_the_order_of_files_does_not_change_the_bytes(listing, random):
         return
     shuffled = list(files)
     random.shuffle(shuffled)
-    assert build(files, CONFIG) == build(shuffled, CONFIG)
+    assert build("digits", files, CONFIG) == build("digits", shuffled, CONFIG)
 
 
 @given(listings)
@@ -56,14 +56,15 @@ def test_parse_returns_what_build_was_given(listing):
     files = valid(listing)
     if files is None:
         return
-    found = parse(build(files, CONFIG))
+    found = parse(build("digits", files, CONFIG))
     assert found.files() == sorted(files, key=lambda file: file.path)
     assert found.config.digest == digest_of(CONFIG)
+    assert found.model == "digits"
 
 
 @given(st.integers(0, 10_000), st.integers(0, 255))
 def test_a_changed_byte_is_refused_or_is_another_canonical_manifest(position, value):
-    original = build([entry("model.onnx", b"abc"), entry("w/0", b"")], CONFIG)
+    original = build("digits", [entry("model.onnx", b"abc"), entry("w/0", b"")], CONFIG)
     data = bytearray(original)
     data[position % len(data)] = value
     try:
@@ -80,8 +81,9 @@ def test_noise_is_refused(data):
 
 
 def test_the_layout_is_an_oci_image_manifest():
-    document = json.loads(build([entry("model.onnx", b"abc")], CONFIG))
+    document = json.loads(build("digits", [entry("model.onnx", b"abc")], CONFIG))
     assert document == {
+        "annotations": {"org.opencontainers.image.ref.name": "digits"},
         "artifactType": "application/vnd.tether.model.v1",
         "config": {
             "digest": digest_of(CONFIG),
@@ -103,8 +105,21 @@ def test_the_layout_is_an_oci_image_manifest():
 
 def test_the_identity_of_a_version_never_changes():
     """Stored versions are found by this digest: a change here orphans every model that was ever pushed."""
-    data = build([entry("model.onnx", b"abc")], CONFIG)
-    assert digest_of(data) == "sha256:62615c65c1cdb17b26683f5c1860d298de984f7c8317f47dc7441f30cb65c50a"
+    data = build("digits", [entry("model.onnx", b"abc")], CONFIG)
+    assert digest_of(data) == "sha256:98058c59a24953665d18f80e256d8d605d23c6ddc758f1b436774f8c70a011c7"
+
+
+def test_the_same_files_of_two_models_are_two_versions():
+    files = [entry("model.onnx", b"abc")]
+    assert digest_of(build("digits", files, CONFIG)) != digest_of(build("letters", files, CONFIG))
+
+
+@pytest.mark.parametrize("name", ["", "Digits", "../digits", "stats", "x" * 65])
+def test_a_manifest_names_a_model_by_a_valid_name(name):
+    with pytest.raises(InvalidInput):
+        build(name, [entry("model.onnx")], CONFIG)
+    with pytest.raises(InvalidInput):
+        parse(build("digits", [entry("model.onnx")], CONFIG).replace(b'"digits"', b'"' + name.encode() + b'"'))
 
 
 @pytest.mark.parametrize(
@@ -116,7 +131,7 @@ def test_the_identity_of_a_version_never_changes():
 )  # fmt: skip
 def test_paths_that_leave_the_directory_or_fit_no_disk_are_refused(path):
     with pytest.raises(ModelInvalid):
-        build([entry("model.onnx"), entry(path)], CONFIG)
+        build("digits", [entry("model.onnx"), entry(path)], CONFIG)
 
 
 @pytest.mark.parametrize(
@@ -125,22 +140,22 @@ def test_paths_that_leave_the_directory_or_fit_no_disk_are_refused(path):
 )
 def test_paths_that_are_one_file_somewhere_are_refused(pair):
     with pytest.raises(ModelInvalid, match=r"same file|lies inside"):
-        build([entry(path) for path in pair], CONFIG)
+        build("digits", [entry(path) for path in pair], CONFIG)
 
 
 def test_neighbouring_names_are_not_collisions():
-    build([entry("a"), entry("a.b"), entry("ab/c"), entry("a-b/c")], CONFIG)
+    build("digits", [entry("a"), entry("a.b"), entry("ab/c"), entry("a-b/c")], CONFIG)
 
 
 @pytest.mark.parametrize("count", [0, MAX_FILES + 1])
 def test_the_number_of_files_is_bounded(count):
     with pytest.raises(ModelInvalid):
-        build([entry(f"f{index}") for index in range(count)], CONFIG)
+        build("digits", [entry(f"f{index}") for index in range(count)], CONFIG)
 
 
 def test_the_length_of_a_manifest_is_bounded():
     with pytest.raises(ModelInvalid, match="longer"):
-        build([entry("/".join([f"{index:0200}"] * 8)) for index in range(MAX_FILES)], CONFIG)
+        build("digits", [entry("/".join([f"{index:0200}"] * 8)) for index in range(MAX_FILES)], CONFIG)
     with pytest.raises(ModelInvalid, match="longer"):
         parse(b" " * (MAX_MANIFEST + 1))
 
@@ -148,13 +163,13 @@ def test_the_length_of_a_manifest_is_bounded():
 @pytest.mark.parametrize("size", [-1, 1 << 63])
 def test_impossible_sizes_are_refused(size):
     with pytest.raises(ModelInvalid):
-        build([FileEntry("model.onnx", digest_of(b""), size)], CONFIG)
+        build("digits", [FileEntry("model.onnx", digest_of(b""), size)], CONFIG)
 
 
 @pytest.mark.parametrize("digest", ["", "sha256:", "sha256:" + "A" * 64, "md5:" + "a" * 64, "sha256:../" + "a" * 61])
 def test_what_is_not_a_digest_is_refused(digest):
     with pytest.raises(InvalidInput):
-        build([FileEntry("model.onnx", Digest(digest), 1)], CONFIG)
+        build("digits", [FileEntry("model.onnx", Digest(digest), 1)], CONFIG)
 
 
 @pytest.mark.parametrize(
@@ -165,13 +180,15 @@ def test_what_is_not_a_digest_is_refused(digest):
         lambda text: text.replace(",", ", "),
         lambda text: text + "\n",
         lambda text: text.replace("org.opencontainers.image.title", "title"),
+        lambda text: text.replace("org.opencontainers.image.ref.name", "name"),
+        lambda text: text.replace('"digits"}', '"digits","other":"x"}'),
         lambda text: text.replace("vnd.tether.model.v1", "vnd.other.model.v1"),
         lambda text: text.replace('"layers":[', '"layers":[],"layers":['),
         lambda text: text.replace(f'"size":{len(CONFIG)}', '"size":-1'),
     ],
 )
 def test_a_manifest_has_one_spelling(change):
-    text = build([entry("model.onnx", b"abc")], CONFIG).decode()
+    text = build("digits", [entry("model.onnx", b"abc")], CONFIG).decode()
     assert change(text) != text
     with pytest.raises(ModelInvalid):
         parse(change(text).encode())

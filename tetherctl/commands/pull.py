@@ -38,7 +38,10 @@ def pull(
     raw = session.client.request("GET", f"/api/v1/models/{reference.model}@{number}/manifest").read()
     if manifest.digest_of(raw) != digest:
         raise DigestMismatch(f"the manifest of {model} is not what its digest says", fix="check the daemon's storage")
-    files = manifest.parse(raw).files()
+    parsed = manifest.parse(raw)
+    if parsed.model != reference.model:
+        raise DigestMismatch(f"the manifest of {model} is one of {parsed.model}", fix="check the daemon's storage")
+    files = parsed.files()
     root = directory or Path(reference.model)
     progress = Progress(session.out, session.settings.progress, reference.model)
     try:

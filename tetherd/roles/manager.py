@@ -142,7 +142,7 @@ class Manager:
         """Make a version that does not exist yet; nobody sees any of it before the ledger has it."""
         config = await self._inspector.inspect(files, self._blobs.copy)
         description = encode_config(config)
-        manifest = build(files, description)
+        manifest = build(request.model, files, description)
         draft = Version(
             model=request.model,
             number=0,

@@ -1,7 +1,8 @@
 """The document that lists a version's files; the SHA-256 of its bytes is the version's identity.
 
 It is an OCI image manifest, so that registry tools can carry it. It has exactly one spelling: canonical JSON, files
-sorted by path. ``parse`` must never return what ``build`` would not have written.
+sorted by path. It names its model, so that the same files under two names are two versions, which share their blobs.
+``parse`` must never return what ``build`` would not have written.
 """
 
 import hashlib
@@ -12,7 +13,7 @@ from typing import Any, Final
 import msgspec
 
 from tetherd.errors import ModelInvalid, UnsupportedMedia
-from tetherd.types import Buffer, Digest, Signature, parse_digest
+from tetherd.types import Buffer, Digest, Signature, parse_digest, parse_model
 from tetherd.wire.messages import FileEntry
 
 MANIFEST_TYPE: Final = "application/vnd.oci.image.manifest.v1+json"
@@ -20,6 +21,7 @@ ARTIFACT_TYPE: Final = "application/vnd.tether.model.v1"
 CONFIG_TYPE: Final = "application/vnd.tether.model.config.v1+json"
 FILE_TYPE: Final = "application/vnd.tether.model.file.v1"
 TITLE: Final = "org.opencontainers.image.title"
+NAME: Final = "org.opencontainers.image.ref.name"
 
 MAX_FILES: Final = 1_000
 MAX_MANIFEST: Final = 1 << 20
@@ -49,13 +51,19 @@ class Descriptor(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True
 
 
 class Manifest(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
-    """One version: its config blob and its files."""
+    """One version: its model's name, its config blob and its files."""
 
+    annotations: dict[str, str]
     artifact_type: str
     config: Descriptor
     layers: list[Descriptor]
     media_type: str
     schema_version: int
+
+    @property
+    def model(self) -> str:
+        """The name of the model that this is a version of."""
+        return self.annotations[NAME]
 
     def files(self) -> list[FileEntry]:
         """Return the files, sorted by path."""
@@ -80,15 +88,16 @@ def decode_config(data: Buffer) -> Config:
         raise ModelInvalid(f"the model's description is malformed: {error}", fix="push the model again") from error
 
 
-def build(files: Iterable[FileEntry], config: bytes) -> bytes:
-    """Return the manifest of these files and this config blob; the order of ``files`` does not matter.
+def build(model: str, files: Iterable[FileEntry], config: bytes) -> bytes:
+    """Return the manifest of a model's version: these files, this config blob. The order of ``files`` does not matter.
 
-    Raises ModelInvalid for files that no version may have, InvalidInput for what is not a digest.
+    Raises ModelInvalid for files that no version may have, InvalidInput for what is not a digest or a model's name.
     """
+    parse_model(model)
     listed = sorted(files, key=lambda file: file.path)
     check_files(listed)
     layers = [Descriptor(file.digest, FILE_TYPE, file.size, {TITLE: file.path}) for file in listed]
-    return _encode(Descriptor(digest_of(config), CONFIG_TYPE, len(config)), layers)
+    return _encode(model, Descriptor(digest_of(config), CONFIG_TYPE, len(config)), layers)
 
 
 def parse(data: Buffer) -> Manifest:
@@ -99,11 +108,14 @@ def parse(data: Buffer) -> Manifest:
         found = msgspec.json.decode(data, type=Manifest)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ModelInvalid(f"this is not the manifest of a model: {error}", fix="push the model again") from error
+    if NAME not in found.annotations:
+        raise ModelInvalid("the manifest does not name its model", fix="push the model again")
     if any(TITLE not in layer.annotations for layer in found.layers):
         raise ModelInvalid("the manifest has a file without a name", fix="push the model again")
+    parse_model(found.model)
     check_files(found.files())
     parse_digest(found.config.digest)
-    if found.config.size < 0 or _encode(found.config, found.layers) != bytes(data):
+    if found.config.size < 0 or _encode(found.model, found.config, found.layers) != bytes(data):
         raise ModelInvalid("the manifest is not in canonical form", fix="push the model with tetherctl")
     return found
 
@@ -154,11 +166,12 @@ def _canonical(value: Any) -> bytes:
     return msgspec.json.encode(value, order="sorted")
 
 
-def _encode(config: Descriptor, layers: Iterable[Descriptor]) -> bytes:
-    """Spell a manifest from what may differ between two: digests, sizes and paths."""
+def _encode(model: str, config: Descriptor, layers: Iterable[Descriptor]) -> bytes:
+    """Spell a manifest from what may differ between two: the model's name, digests, sizes and paths."""
     files = sorted((item.annotations[TITLE], item.digest, item.size) for item in layers)
     data = _canonical(
         Manifest(
+            annotations={NAME: model},
             artifact_type=ARTIFACT_TYPE,
             config=Descriptor(config.digest, CONFIG_TYPE, config.size),
             layers=[Descriptor(digest, FILE_TYPE, size, {TITLE: path}) for path, digest, size in files],
