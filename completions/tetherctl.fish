@@ -42,7 +42,7 @@ complete -c tetherctl -n '__tetherctl_at models' -a versions -d 'List the versio
 complete -c tetherctl -n '__tetherctl_at models' -a promote -d 'Point an alias at a version.'
 complete -c tetherctl -n '__tetherctl_at models' -a rollback -d 'Point an alias back at where it was before.'
 complete -c tetherctl -n '__tetherctl_at models' -a load -d 'Load a version now and keep it loaded.'
-complete -c tetherctl -n '__tetherctl_at models' -a unload -d 'Stop a model\'s runners and refuse work for it.'
+complete -c tetherctl -n '__tetherctl_at models' -a unload -d 'Stop a model with all its versions and refuse work for it.'
 complete -c tetherctl -n '__tetherctl_at models' -a rm -d 'Remove a model or one version of it.'
 complete -c tetherctl -n '__tetherctl_at config' -a show -d 'Print effective settings and where each comes from.'
 complete -c tetherctl -n '__tetherctl_at config' -a path -d 'Print every file and directory in use.'

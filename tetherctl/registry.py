@@ -29,7 +29,7 @@ COMMANDS: Final = {
     "models promote": Entry("models:promote", "Point an alias at a version.", "Models"),
     "models rollback": Entry("models:rollback", "Point an alias back at where it was before.", "Models"),
     "models load": Entry("models:load", "Load a version now and keep it loaded.", "Models"),
-    "models unload": Entry("models:unload", "Stop a model's runners and refuse work for it.", "Models"),
+    "models unload": Entry("models:unload", "Stop a model with all its versions and refuse work for it.", "Models"),
     "models rm": Entry("models:rm", "Remove a model or one version of it.", "Models"),
     "status": Entry("status:status", "Show whether inference can be served, and by whom.", "Observe"),
     "config show": Entry("config:show", "Print effective settings and where each comes from.", "Configure"),

@@ -165,7 +165,8 @@ class Daemon:
         elif rest[:1] == ["aliases"]:
             self.alias(http, name, rest[1:], body)
         elif rest:
-            http.reply(200, {"name": name, "version": 1, "state": "READY" if rest == ["load"] else "UNLOADED"})
+            moved = {"version": 1, "state": "READY"} if rest == ["load"] else {"state": "UNLOADED"}
+            http.reply(200, {"name": name, **moved})
         elif http.command == "DELETE":
             del self.versions[name]
             http.reply(204)

@@ -292,4 +292,7 @@ class TestAliases:
     def test_load_and_unload(self, ctl: Any, daemon: Any, digits: Path) -> None:
         ctl("models", "push", str(digits))
         assert ctl("models", "load", "digits").stdout == "digits@1 is ready\n"
-        assert ctl("models", "unload", "digits", "-o", "name").stdout == "digits@1\n"
+        assert ctl("models", "unload", "digits", "-o", "name").stdout == "digits\n"
+        assert ctl("models", "unload", "digits").stdout == "digits is unloaded\n"
+        done = ctl("models", "unload", "digits@3")
+        assert (done.returncode, "fix:  tetherctl models unload digits\n" in done.stderr) == (2, True)

@@ -111,12 +111,20 @@ def rollback(
 
 def load(ctx: Context, model: Ref) -> None:
     """Load a version now and keep it loaded."""
-    _steer(ctx.obj, model, "load")
+    document = _steer(ctx.obj, model, "load")
+    _say_state(ctx.obj, "tether.models.load/v1", document, _numbered(document))
 
 
-def unload(ctx: Context, model: Ref) -> None:
-    """Stop a model's runners and refuse work for it until it is loaded again."""
-    _steer(ctx.obj, model, "unload")
+def unload(ctx: Context, model: Model) -> None:
+    """Stop a model with all its versions and refuse work for it until it is loaded again."""
+    reference = parse_reference(model)
+    if "@" in model:
+        raise Usage(
+            f"unload stops a model with all its versions, and {model!r} names one of them",
+            fix=f"tetherctl models unload {reference.model}",
+        )
+    document = _steer(ctx.obj, model, "unload")
+    _say_state(ctx.obj, "tether.models.unload/v1", document, document["name"])
 
 
 def rm(
@@ -145,11 +153,14 @@ def _fetch(session: Session, model: str) -> dict[str, Any]:
     return document
 
 
-def _steer(session: Session, model: str, verb: str) -> None:
+def _steer(session: Session, model: str, verb: str) -> dict[str, Any]:
     path = f"{ROOT}/{parse_reference(model)}/{verb}"
-    document = session.client.json("POST", path, timeout=LOADING)
-    line = f"{clean(_numbered(document))} is {clean(document['state']).lower()}"
-    session.out.record(f"tether.models.{verb}/v1", document, [line], _numbered(document))
+    document: dict[str, Any] = session.client.json("POST", path, timeout=LOADING)
+    return document
+
+
+def _say_state(session: Session, schema: str, document: dict[str, Any], name: str) -> None:
+    session.out.record(schema, document, [f"{clean(name)} is {_state(document)}"], name)
 
 
 def _say_alias(session: Session, model: str, alias: str, document: dict[str, Any]) -> None:

@@ -144,8 +144,15 @@ async def test_load_and_unload(world: Any) -> None:
         "version": 2,
         "state": "READY",
     }
-    assert (await world.ask("POST", f"{ROOT}/double/unload")).json()["state"] == "UNLOADED"
+    assert (await world.ask("POST", f"{ROOT}/double/unload")).json() == {"name": "double", "state": "UNLOADED"}
     assert (await world.ask("GET", f"{ROOT}/double")).json()["state"] == "UNLOADED"
+
+
+@pytest.mark.parametrize("reference", ["double@2", "double@latest"])
+async def test_a_single_version_is_not_unloaded(world: Any, reference: str) -> None:
+    answer = await world.ask("POST", f"{ROOT}/{reference}/unload")
+    assert (answer.status_code, answer.json()["fix"]) == (400, "name the model only: double")
+    assert world.orchestrator.unloaded == []
 
 
 @pytest.mark.parametrize(("reference", "number"), [("double", 0), ("double@2", 2)])

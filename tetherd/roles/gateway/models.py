@@ -140,10 +140,16 @@ class Models:
         return document({"name": model.name, "version": entry.version.number, "state": "READY"})
 
     async def unload(self, exchange: Exchange) -> Answer:
-        """Unload a model and refuse work for it; answered when its runners are gone."""
-        model, entry = self._entry(exchange)
+        """Unload a model, all its versions, and refuse work for it; answered when its runners are gone."""
+        reference = parse_reference(exchange.params["model"])
+        if "@" in exchange.params["model"]:
+            raise InvalidInput(
+                "unloading is about a model with all its versions, and this names one of them",
+                fix=f"name the model only: {reference.model}",
+            )
+        model = self._operations.view().model(reference.model)
         await self._operations.unload(model, exchange.request_id)
-        return document({"name": model.name, "version": entry.version.number, "state": "UNLOADED"})
+        return document({"name": model.name, "state": "UNLOADED"})
 
     async def manifest(self, exchange: Exchange) -> Answer:
         """Answer with the manifest's bytes, whose SHA-256 is the version's digest."""
