@@ -18,10 +18,10 @@ from typing import Any, Final
 import msgspec
 
 from tetherd.config.environment import environment
+from tetherd.drivers.blocking import BlockingCaller
 from tetherd.drivers.loading import load
 from tetherd.drivers.logs import writing
 from tetherd.drivers.onnx import OnnxEngine
-from tetherd.drivers.rpc import BlockingCaller
 from tetherd.errors import TetherError
 from tetherd.roles.serving import PARK, SLOTS, Slots
 from tetherd.types import Seconds

@@ -17,6 +17,12 @@ def test_every_socket_bounds_what_it_takes() -> None:
             assert found.recv_max_size < (1 << 20) + 4096
 
 
+def test_a_host_that_vanished_is_noticed() -> None:
+    for open_socket in (nng.open_rep, nng.open_req):
+        with nng.closing(open_socket(1 << 20)) as found:
+            assert found.tcp_keepalive
+
+
 def test_a_request_is_never_sent_twice() -> None:
     with nng.closing(nng.open_req(1 << 20)) as found:
         assert found.resend_time == -1

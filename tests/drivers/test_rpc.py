@@ -15,8 +15,9 @@ from typing import Any
 import pynng
 import pytest
 
+from tetherd.drivers.blocking import BlockingCaller
 from tetherd.drivers.clock import SystemClock
-from tetherd.drivers.rpc import MAX_BAD_FRAMES, BlockingCaller, RemoteCaller, Server
+from tetherd.drivers.rpc import MAX_BAD_FRAMES, RemoteCaller, Server
 from tetherd.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -506,6 +507,47 @@ async def test_a_thread_without_a_server_gives_up_in_three_seconds(ipc: str) -> 
         await in_thread(caller.lane(), blob(), 60.0)
     assert time.monotonic() - began < 4.5
     caller.close()
+
+
+@contextlib.asynccontextmanager
+async def silence(port: int) -> AsyncIterator[asyncio.AbstractServer]:
+    """Accept connections on a port and say nothing; they stay open when the server is closed."""
+    held: list[asyncio.StreamWriter] = []
+    server = await asyncio.start_server(lambda _, writer: held.append(writer), "127.0.0.1", port)
+    try:
+        yield server
+    finally:
+        server.close()
+        for writer in held:
+            writer.transport.abort()
+
+
+async def test_a_peer_that_accepts_and_says_nothing_is_dialled_again() -> None:
+    port = free_port()
+    async with silence(port) as silent:
+        caller = RemoteCaller(f"tcp://127.0.0.1:{port}", clock=SystemClock(), max_message=MAX, redial=0.3)
+        with pytest.raises(Unreachable, match="no connection"):
+            await caller.call(blob(), deadline=soon())
+        silent.close()
+        async with serving(f"tcp://127.0.0.1:{port}", Desk()):
+            began = time.monotonic()
+            assert (await caller.call(blob(), deadline=soon())).size == 0
+            assert time.monotonic() - began < 2
+            caller.close()
+
+
+async def test_a_thread_dials_a_silent_peer_again() -> None:
+    port = free_port()
+    async with silence(port) as silent:
+        caller = BlockingCaller(f"tcp://127.0.0.1:{port}", max_message=MAX, redial=0.3)
+        with pytest.raises(Unreachable, match="no connection"):
+            await in_thread(caller.lane(), blob(), 5.0)
+        silent.close()
+        async with serving(f"tcp://127.0.0.1:{port}", Desk()):
+            with contextlib.suppress(Unreachable):  # this attempt may have met the silence as well
+                await in_thread(caller.lane(), blob(), 5.0)
+            assert (await in_thread(caller.lane(), blob(), 5.0)).size == 0
+            caller.close()
 
 
 async def test_a_closed_caller_and_cancelled_calls_end_quietly(ipc: str) -> None:

@@ -4,8 +4,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+from tetherd.drivers.blocking import BlockingCaller
 from tetherd.drivers.onnx import OnnxEngine
-from tetherd.drivers.rpc import BlockingCaller
 from tetherd.drivers.unpack import prune, unpack
 from tetherd.types import Seconds
 from tetherd.wire.assignments import Assignment

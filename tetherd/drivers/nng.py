@@ -23,7 +23,6 @@ from tetherd.types import Buffer, Seconds
 CLOSED: Final = lib.NNG_ECLOSED
 CANCELED: Final = lib.NNG_ECANCELED
 TIMED_OUT: Final = lib.NNG_ETIMEDOUT
-RESET: Final = lib.NNG_ECONNRESET
 
 _RECONNECT_MS: Final = (100, 2_000)
 _IPC_PATH_MAX: Final = 107
@@ -61,9 +60,10 @@ def _bounded(socket: Any, max_message: int) -> Any:
     # Unset, the size is unlimited and a length near 2^64 corrupts the heap; pynng swallows errors of the setter.
     wanted = max_message + _PROTOCOL_HEADER
     socket.recv_max_size = wanted
-    if socket.recv_max_size != wanted:
+    socket.tcp_keepalive = True  # a host that vanished sends nothing, not even an end
+    if socket.recv_max_size != wanted or not socket.tcp_keepalive:
         socket.close()
-        raise Internal("nng did not take the limit on message size")
+        raise Internal("nng did not take the limit on message size, or keepalive")
     return socket
 
 
@@ -103,6 +103,16 @@ def dial(socket: Any, address: str) -> None:
     except pynng.exceptions.NNGException as error:
         fix = "addresses look like ipc:///path or tcp://127.0.0.1:7443"
         raise BadConfig(f"cannot dial {address}: {error}", fix=fix) from None
+
+
+def redial(socket: Any, address: str) -> None:
+    """Dial anew unless there is a connection: nng waits long, or for ever, for a peer that accepts and says nothing."""
+    if socket.pipes:
+        return
+    for dialer in socket.dialers:
+        dialer.close()
+    with contextlib.suppress(pynng.exceptions.Closed):
+        socket.dial(address, block=False)
 
 
 def pack(buffers: Iterable[Buffer], limit: int) -> Any:

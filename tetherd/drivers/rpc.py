@@ -38,7 +38,8 @@ MAX_BAD_FRAMES: Final = 64
 _MAX_SLOTS: Final = 8192
 _SPARE_SLOTS: Final = 4
 _IDLE_SLOTS: Final = 64
-_CONNECT: Final[Seconds] = 3.0
+CONNECT: Final[Seconds] = 3.0
+REDIAL: Final[Seconds] = 5.0
 _STALLED: Final[Seconds] = 10.0
 _BUSY_POLL: Final[Seconds] = 0.005
 _GRACE: Final[Seconds] = 1.0
@@ -234,10 +235,16 @@ class _Slot:
 
 
 class RemoteCaller:
-    """Calls the roles behind one address. Connects in the background and again after every loss."""
+    """Calls the roles behind one address. Connects in the background and again after every loss.
 
-    def __init__(self, address: str, *, clock: Clock, max_message: int) -> None:
+    An attempt that brought no connection for ``redial`` seconds is given up for a new one.
+    """
+
+    def __init__(self, address: str, *, clock: Clock, max_message: int, redial: Seconds = REDIAL) -> None:
         self.address = address
+        self._redial = redial
+        self._timer: asyncio.TimerHandle | None = None
+        self._closed = False
         self._clock = clock
         self._max_message = max_message
         self._codec = Codec()
@@ -250,6 +257,7 @@ class RemoteCaller:
         self._socket = nng.open_req(max_message)
         nng.watch_pipes(self._socket, loop, self._gain, self._lose)
         nng.dial(self._socket, address)
+        self._watch()
 
     async def call(self, request: Request[R], *, deadline: Seconds, request_id: str = "") -> R:
         """Return the reply.
@@ -261,7 +269,7 @@ class RemoteCaller:
         if remaining <= 0:
             raise DeadlineExceeded("the request's time ran out before it was sent")
         if not self._pipes:
-            await self._connect(min(remaining, _CONNECT))
+            await self._connect(min(remaining, CONNECT))
             remaining = max(deadline - self._clock.monotonic(), 0.0)
         call = next(self._ids)
         header = Header(call, request.METHOD, int(remaining * 1000) + 1, request_id)
@@ -279,23 +287,38 @@ class RemoteCaller:
 
     def close(self) -> None:
         """Close the connection; calls under way end with Unreachable."""
+        self._closed = True
+        self._watch()
         self._socket.close()
+
+    def _watch(self) -> None:
+        """Have the dial given up in time, as long as there is no connection."""
+        if self._timer is not None:
+            self._timer.cancel()
+        waiting = not self._pipes and not self._closed
+        self._timer = asyncio.get_running_loop().call_later(self._redial, self._dial_again) if waiting else None
+
+    def _dial_again(self) -> None:
+        nng.redial(self._socket, self.address)
+        self._watch()
 
     async def _connect(self, patience: Seconds) -> None:
         try:
             async with asyncio.timeout(patience):
                 await self._connected.wait()
         except TimeoutError:
-            raise _unreachable(self.address, "no connection") from None
+            raise unreachable(self.address, "no connection") from None
 
     def _gain(self, pipe: int) -> None:
         self._pipes.add(pipe)
         self._connected.set()
+        self._watch()
 
     def _lose(self, pipe: int) -> None:
         self._pipes.discard(pipe)
         if not self._pipes:
             self._connected.clear()
+            self._watch()
 
     def _exchange(self) -> "_Exchange":
         return self._free.pop() if self._free else _Exchange(self._socket, self._completions, self._free, self.address)
@@ -343,49 +366,10 @@ class _Exchange:
                 waiter.set_exception(DeadlineExceeded(f"{self._address} did not answer in time"))
             else:
                 why = "this process is stopping" if result == nng.CLOSED else "the connection was lost"
-                waiter.set_exception(_unreachable(self._address, why))
+                waiter.set_exception(unreachable(self._address, why))
         self._free.append(self)
 
 
-def _unreachable(address: str, why: str) -> Unreachable:
+def unreachable(address: str, why: str) -> Unreachable:
+    """Return the error of a call that found no connection, or lost it."""
     return Unreachable(f"cannot reach {address}: {why}", fix="is the daemon that hosts this role running?")
-
-
-class BlockingCaller:
-    """Calls the roles behind one address from threads that have nothing else to do than wait.
-
-    Waiting in the kernel instead of on an event loop halves the time of a round trip; runners live on it.
-    """
-
-    def __init__(self, address: str, *, max_message: int) -> None:
-        self.address = address
-        self._max_message = max_message
-        self._ids = itertools.count(1)  # next() on it is atomic: lanes share the connection, so also its call ids
-        self._socket = nng.open_req(max_message)
-        nng.dial(self._socket, address)
-
-    def lane(self) -> Callable[..., Any]:
-        """Return ``call(request, timeout, sent)`` for one thread: it sends, calls ``sent``, and returns the reply.
-
-        It waits as long as the connection lasts. Raises what the callee raised, Unreachable when there is no connection
-        for 3 s or it is lost, TooLarge before anything is sent.
-        """
-        codec, context = Codec(), nng.BlockingContext(self._socket, _CONNECT)
-
-        def call(request: Request[R], timeout: Seconds, sent: Callable[[], None] = lambda: None) -> R:
-            header = Header(next(self._ids), request.METHOD, int(timeout * 1000))
-            data = context.exchange(codec.encode(CALL, header, request), self._max_message, sent)
-            if isinstance(data, int):
-                why = "no connection" if data == nng.TIMED_OUT else "the connection was lost"
-                raise _unreachable(self.address, why)
-            frame = codec.split(data)
-            if frame.kind == FAILURE:
-                raise revive(codec.failure(frame))
-            reply: R = codec.message(frame, request.REPLY)
-            return reply
-
-        return call
-
-    def close(self) -> None:
-        """Close the connection; threads that wait get Unreachable."""
-        self._socket.close()
