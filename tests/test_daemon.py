@@ -61,9 +61,9 @@ async def running(settings: Config) -> AsyncIterator[None]:
             await daemon
 
 
-async def status(settings: Config) -> dict[str, Any]:
+async def status(settings: Config, path: str = "/api/v1/status") -> dict[str, Any]:
     reader, writer = await asyncio.open_unix_connection(str(settings.control.socket))
-    writer.write(b"GET /api/v1/status HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+    writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
     answer = await reader.read()
     writer.close()
     found: dict[str, Any] = json.loads(answer.split(b"\r\n\r\n", 1)[1])
@@ -88,6 +88,10 @@ async def test_one_role_alone_says_what_it_is(home: Path, role: str) -> None:
     settings = config(home, role, **peers)
     async with running(settings):
         assert (await status(settings))["roles"] == [role]
+        refused = await status(settings, "/api/v1/models")
+        assert refused["code"] == "NOT_FOUND"
+        assert "has no gateway role" in refused["error"]
+        assert "--endpoint" in refused["fix"]
 
 
 async def test_a_gateway_without_its_peers_is_alive_and_not_ready(home: Path) -> None:

@@ -133,7 +133,11 @@ class Daemon:
         if not self._hosts("gateway"):
             knows = self._hosts("orchestrator") or self._hosts("worker")
             orchestrator = self._caller("orchestrator") if knows else None
-            table = Table(Status(facts=facts, clock=self._clock, orchestrator=orchestrator).routes())
+            table = Table(
+                Status(facts=facts, clock=self._clock, orchestrator=orchestrator).routes(),
+                absent=f"the daemon '{facts.node}' has no gateway role: it answers about its health and status only",
+                fix="ask a daemon that has it, with --endpoint http://host:port, or start one: tetherd run --role gateway",
+            )
             return Surface(table=table, settings=config.gateway, clock=self._clock, shortcuts={})
         gateway = Gateway(
             orchestrator=self._caller("orchestrator"),

@@ -37,10 +37,21 @@ class Route(msgspec.Struct, frozen=True):
 
 
 class Table:
-    """Routes, tried in order: a path with a fixed word stands before the one with a parameter in that place."""
+    """Routes, tried in order: a path with a fixed word stands before the one with a parameter in that place.
 
-    def __init__(self, routes: Sequence[Route]) -> None:
+    ``absent`` and ``fix`` are what a request for another path is told.
+    """
+
+    def __init__(
+        self,
+        routes: Sequence[Route],
+        *,
+        absent: str = "there is nothing at this path",
+        fix: str = "/openapi.json lists the paths",
+    ) -> None:
         self.routes = tuple(routes)
+        self._absent = absent
+        self._fix = fix
         self._by_length: dict[int, list[tuple[list[str], Route]]] = {}
         for route in routes:
             self._by_length.setdefault(len(route.segments), []).append((route.segments, route))
@@ -57,7 +68,7 @@ class Table:
             if all(want == got or want[:1] == "{" for want, got in zip(pattern, segments, strict=True))
         ]
         if not matching:
-            raise RouteNotFound("there is nothing at this path", fix="/openapi.json lists the paths")
+            raise RouteNotFound(self._absent, fix=self._fix)
         found = {route.method: (pattern, route) for pattern, route in reversed(matching)}
         chosen = found.get(method) or (found.get("GET") if method == "HEAD" else None)
         if chosen is None:
