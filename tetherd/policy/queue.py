@@ -56,7 +56,7 @@ class Queue:
         """Add new work at the end. Raises QueueFull beyond ``limit``."""
         if self.waiting >= self.limit:
             raise QueueFull(
-                f"Exceeds maximum queue size: {self.limit} requests wait for {job.request.model} already",
+                f"{self.limit} requests wait for {job.request.model} already",
                 fix="send less at a time, or add workers",
                 retry_after=1.0,
             )

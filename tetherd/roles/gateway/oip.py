@@ -17,6 +17,7 @@ from tetherd.wire.openinference import EXTENSIONS
 
 MODEL: Final = "/v2/models/{model}"
 VERSION: Final = MODEL + "/versions/{version}"
+INFER_ERRORS: Final = (400, 404, 408, 413, 415, 429, 500, 503)
 _TYPES: Final = {"BYTES": "TYPE_STRING"}
 _INFER: Final[tuple[str, dict[str, Any]]] = ("application/octet-stream", {})
 
@@ -146,9 +147,6 @@ class OpenInference:
                 memory[loaded.version] = memory.get(loaded.version, 0) + loaded.bytes
         found = [_statistics(counted, memory) for counted in fleet.state.stats if chosen(counted)]
         return document({"model_stats": found})
-
-
-INFER_ERRORS: Final = (400, 404, 408, 413, 415, 429, 500, 503)
 
 
 def in_words(error: TetherError, model: str) -> tuple[TetherError, int]:

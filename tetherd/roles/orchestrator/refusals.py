@@ -9,7 +9,7 @@ from tetherd.types import Seconds
 def late(job: Job) -> DeadlineExceeded:
     """Return the error for a request whose time ran out."""
     waited = "while it waited" if not job.attempts else "while it was executed"
-    return DeadlineExceeded(f"Request timeout expired {waited}", fix="allow more time, or add workers")
+    return DeadlineExceeded(f"the request's time ran out {waited}", fix="allow more time, or add workers")
 
 
 def unloaded(model: str) -> ModelUnloaded:
