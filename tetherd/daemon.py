@@ -136,7 +136,7 @@ class Daemon:
             table = Table(
                 Status(facts=facts, clock=self._clock, orchestrator=orchestrator).routes(),
                 absent=f"the daemon '{facts.node}' has no gateway role: it answers about its health and status only",
-                fix="ask a daemon that has it, with --endpoint http://host:port, or start one: tetherd run --role gateway",
+                fix="name one that has it with --endpoint http://host:port, or start one: tetherd run --role gateway",
             )
             return Surface(table=table, settings=config.gateway, clock=self._clock, shortcuts={})
         gateway = Gateway(
