@@ -89,6 +89,8 @@ def test_rollback_goes_back_move_by_move_and_never_forth(ledger):
     with pytest.raises(Conflict) as caught:
         ledger.rollback("digits", "latest")
     assert caught.value.details["number"] == 1
+    assert caught.value.message == "alias 'latest' of model 'digits' has no earlier version to go back to"
+    assert caught.value.fix == "tetherctl models promote digits@3"
 
 
 def test_a_move_after_a_rollback_is_rolled_back_to_where_it_came_from(ledger):

@@ -140,9 +140,11 @@ class SqliteLedger:
                 raise VersionNotFound(f"model {model!r} has no alias {alias!r}", fix="see tetherctl models show")
             target = _target(moves, _numbers(connection, model))
             if target is None:
+                highest = max(_numbers(connection, model))
                 raise Conflict(
-                    f"alias {alias!r} of model {model!r} never pointed anywhere else",
-                    fix="promote the version you want",
+                    f"alias {alias!r} of model {model!r} has no earlier version to go back to",
+                    fix=f"tetherctl models promote {model}@{highest}"
+                    + (f" --alias {alias}" if alias != LATEST else ""),
                     details=msgspec.structs.asdict(_require(_alias(connection, model, alias))),
                 )
             _record(connection, (model, alias), target.number, target.parent)
