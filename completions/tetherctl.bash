@@ -44,7 +44,7 @@ _tetherctl() {
             "models push") words="--name --alias -h --help" ;;
             "models pull") words="-d --directory -h --help" ;;
             "models versions") words="-h --help" ;;
-            "models promote") words="--to -h --help" ;;
+            "models promote") words="--alias --to -h --help" ;;
             "models rollback") words="--alias -h --help" ;;
             "models load") words="-h --help" ;;
             "models unload") words="-h --help" ;;

@@ -68,7 +68,7 @@ complete -c tetherctl -n '__tetherctl_at models pull' -s h -l help -d 'Explain t
 complete -c tetherctl -n '__tetherctl_at models versions' -a '(tetherctl __complete models (commandline -ct) 2>/dev/null)'
 complete -c tetherctl -n '__tetherctl_at models versions' -s h -l help -d 'Explain the command.'
 complete -c tetherctl -n '__tetherctl_at models promote' -a '(tetherctl __complete models (commandline -ct) 2>/dev/null)'
-complete -c tetherctl -n '__tetherctl_at models promote' -l to -x -d 'Alias to move. Default: latest.'
+complete -c tetherctl -n '__tetherctl_at models promote' -l alias -l to -x -d 'Alias to move. Default: latest.'
 complete -c tetherctl -n '__tetherctl_at models promote' -s h -l help -d 'Explain the command.'
 complete -c tetherctl -n '__tetherctl_at models rollback' -a '(tetherctl __complete models (commandline -ct) 2>/dev/null)'
 complete -c tetherctl -n '__tetherctl_at models rollback' -l alias -x -d 'Alias to move. Default: latest.'

@@ -112,8 +112,10 @@ def _usage(path: str, command: Any, error: Any) -> Usage:
     fix = f"tetherctl {path} --help shows its arguments"
     if option := getattr(error, "option_name", ""):
         known = [*(o for p in command.params for o in p.opts), *(f for g in GLOBALS for f in g.flags), "--json"]
-        if option not in known and (close := get_close_matches(option, known, 1)):
-            message, fix = f"No such option: {option}", f"did you mean {close[0]}?"
+        # Compared without dashes, which all have; and an option of one letter is close to every short word.
+        words = [name.removeprefix("--") for name in known if name.startswith("--")]
+        if option not in known and (close := get_close_matches(option.lstrip("-"), words, 1)):
+            message, fix = f"No such option: {option}", f"did you mean --{close[0]}?"
     return Usage(f"{message[0].lower()}{message[1:]}" if message else "wrong arguments", fix=fix)
 
 

@@ -42,6 +42,8 @@ def test_help_without_arguments(ctl: Any) -> None:
         (["models", "pusj"], 2, "did you mean: tetherctl models push"),
         (["models"], 2, "tetherctl models --help"),
         (["models", "ls", "--jsn"], 2, "did you mean --json?"),
+        (["models", "rollback", "digits", "--to", "stable"], 2, "fix:  tetherctl models rollback --help"),
+        (["models", "rollback", "digits", "--alia", "stable"], 2, "did you mean --alias?"),
         (["models", "show"], 2, "tetherctl models show --help"),
         (["models", "ls", "-o", "yaml"], 2, "table, json"),
         (["models", "ls", "-o", "jsno"], 2, "did you mean json?"),
@@ -288,6 +290,7 @@ class TestAliases:
         assert done.stderr == "undo: tetherctl models rollback digits\n"
         assert ctl("models", "rollback", "digits").stdout.startswith("digits: latest -> 1")
         assert loads(ctl("models", "promote", "digits@2", "--to", "stable", "--json").stdout)["number"] == 2
+        assert loads(ctl("models", "promote", "digits@2", "--alias", "next", "--json").stdout)["alias"] == "next"
 
     def test_load_and_unload(self, ctl: Any, daemon: Any, digits: Path) -> None:
         ctl("models", "push", str(digits))

@@ -80,7 +80,7 @@ def versions(ctx: Context, model: Model) -> None:
 def promote(
     ctx: Context,
     model: Numbered,
-    to: Annotated[str, Option("--to", metavar="ALIAS", help="Alias to move.")] = LATEST,
+    alias: Annotated[str, Option("--alias", "--to", metavar="ALIAS", help="Alias to move.")] = LATEST,
 ) -> None:
     """Point an alias at a version.
 
@@ -93,9 +93,9 @@ def promote(
             f"promote needs a version number, and {model!r} has none",
             fix=f"tetherctl models versions {reference.model}",
         )
-    path = f"{ROOT}/{reference.model}/aliases/{parse_alias(to)}"
+    path = f"{ROOT}/{reference.model}/aliases/{parse_alias(alias)}"
     document = session.client.json("PUT", path, {"version": reference.version}, timeout=LOADING)
-    _say_alias(session, reference.model, to, document)
+    _say_alias(session, reference.model, alias, document)
 
 
 def rollback(
