@@ -11,22 +11,30 @@ FACTOR: Final = 4.0
 SAMPLES: Final = 16
 """Executions to have seen before the bound follows them."""
 
+_REMEMBERED: Final = 64
+
 
 class Pace:
     """Learns how long a version's executions take."""
 
     def __init__(self) -> None:
-        self._recent: deque[Seconds] = deque(maxlen=64)
+        self._recent: deque[Seconds] = deque(maxlen=_REMEMBERED)
+        self._slowest: Seconds = 0.0
 
     def observe(self, took: Seconds) -> None:
         """Take note of one execution."""
+        forgotten = self._recent[0] if len(self._recent) == _REMEMBERED else -1.0
         self._recent.append(took)
+        if took >= self._slowest:
+            self._slowest = took
+        elif forgotten == self._slowest:
+            self._slowest = max(self._recent)
 
     def decide(self, ceiling: Seconds) -> Seconds:
         """Return how long one execution may take: four times the slowest of late, at least 1 s, at most ``ceiling``."""
         if len(self._recent) < SAMPLES:
             return ceiling
-        return min(ceiling, max(FLOOR, FACTOR * max(self._recent)))
+        return min(ceiling, max(FLOOR, FACTOR * self._slowest))
 
 
 class Recovery:
