@@ -1,7 +1,7 @@
 import pytest
 
-from tetherd.errors import ModelNotFound, VersionNotFound
-from tetherd.policy.catalog import resolve
+from tetherd.errors import ModelNotFound, Unavailable, VersionNotFound
+from tetherd.policy.catalog import View
 from tetherd.types import Digest, Signature, parse_reference
 from tetherd.wire.messages import Alias, Catalog, Version
 
@@ -15,11 +15,12 @@ CATALOG = Catalog(
     [version("a", 1), version("a", 3), version("b", 1)],
     [Alias("a", "latest", 3, 1), Alias("a", "stable", 1, 1), Alias("a", "broken", 2, 1)],
 )
+VIEW = View(CATALOG, lambda one: one)
 
 
 @pytest.mark.parametrize(("text", "number"), [("a", 3), ("a@latest", 3), ("a@stable", 1), ("a@1", 1), ("b@1", 1)])
 def test_what_a_reference_means(text: str, number: int) -> None:
-    found = resolve(CATALOG, parse_reference(text))
+    found = VIEW.resolve(parse_reference(text))
     assert (found.model, found.number) == (text[0], number)
 
 
@@ -35,4 +36,20 @@ def test_what_a_reference_means(text: str, number: int) -> None:
 )
 def test_what_is_not_there(text: str, error: type[Exception]) -> None:
     with pytest.raises(error):
-        resolve(CATALOG, parse_reference(text))
+        VIEW.resolve(parse_reference(text))
+
+
+def test_a_name_that_is_nearly_right_is_corrected() -> None:
+    view = View(Catalog(1, [version("digits", 1)], []), lambda one: one)
+    with pytest.raises(ModelNotFound) as caught:
+        view.model("digit")
+    assert caught.value.fix == "did you mean 'digits'?"
+
+
+def test_before_the_first_catalog_nothing_is_said_not_to_exist() -> None:
+    with pytest.raises(Unavailable, match="has not sent its catalog"):
+        View(None, lambda one: one).resolve(parse_reference("a"))
+
+
+def test_what_a_bare_name_shows() -> None:
+    assert (VIEW.model("a").current.number, VIEW.model("b").current.number) == (3, 1)

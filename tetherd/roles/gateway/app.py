@@ -47,7 +47,7 @@ class Gateway:
     ) -> None:
         self._manager = manager
         self._clock = clock
-        self._view = View(None)
+        self._view = View(None, Entry)
         self._shortcuts: dict[bytes, tuple[http.Handler, dict[str, str]]] = {}
         self._version = facts.version
         self._status = Status(facts=facts, clock=clock, orchestrator=orchestrator, view=self.view)
@@ -115,7 +115,7 @@ class Gateway:
     def _install(self, catalog: Catalog, *, anew: bool = False) -> None:
         # Two calls may overtake each other; a manager that came back may have been restored to an earlier state.
         if catalog.epoch > self._view.epoch or anew:
-            self._view = View(catalog)
+            self._view = View(catalog, Entry)
             self._shortcuts.clear()
 
     def _own_routes(self) -> list[http.Route]:

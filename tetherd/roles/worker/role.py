@@ -14,7 +14,7 @@ from tetherd.config.schema import LogFormat, LogLevel
 from tetherd.config.schema import Worker as Settings
 from tetherd.errors import TetherError, Unavailable
 from tetherd.policy import placement
-from tetherd.policy.catalog import resolve
+from tetherd.policy.catalog import View
 from tetherd.ports import Caller, Clock, Handler, Launcher, Runner
 from tetherd.roles.worker.copies import Copy, Group, Keeper, stop
 from tetherd.types import Isolation, Seconds, parse_reference
@@ -307,10 +307,11 @@ class Worker:
                 await asyncio.sleep(_RETRY)
                 continue
             epoch = catalog.epoch
+            view = View(catalog, lambda version: version)
             wanted: dict[str, Version] = {}
             for reference in references:
                 with contextlib.suppress(TetherError):
-                    version = resolve(catalog, reference)
+                    version = view.resolve(reference)
                     wanted[version.version] = version
             for old in loaded - set(wanted):
                 if group := self._groups.get(old):
