@@ -11,7 +11,6 @@ import msgspec
 
 from tetherd.types import ROLES, Isolation, RoleName
 
-KIB: Final = 2**10
 MIB: Final = 2**20
 GIB: Final = 2**30
 DAY: Final = 86400.0
