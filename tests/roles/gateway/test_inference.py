@@ -246,6 +246,19 @@ async def test_failures_of_the_cluster(world: Any, error: TetherError, status: i
     assert native.status_code == error.status
 
 
+@pytest.mark.parametrize(
+    ("error", "level"),
+    [(ModelUnloaded("unloaded"), "INFO"), (QueueFull("full"), "INFO"), (RunnerLost("died"), "WARNING")],
+)
+async def test_what_was_chosen_is_no_warning(
+    world: Any, caplog: pytest.LogCaptureFixture, error: TetherError, level: str
+) -> None:
+    caplog.set_level("INFO", "tetherd.gateway")
+    world.orchestrator.fail = error
+    await world.infer("double", DOUBLE)
+    assert [record.levelname for record in caplog.records if record.message.endswith(error.message)] == [level]
+
+
 async def test_bugs_are_answered_without_their_story(world: Any, caplog: pytest.LogCaptureFixture) -> None:
     ids = []
     caplog.handler.addFilter(lambda _: ids.append(REQUEST_ID.get()) or True)

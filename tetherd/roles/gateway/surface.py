@@ -7,7 +7,7 @@ from itertools import count
 from typing import Final
 
 from tetherd.config.schema import Gateway as Settings
-from tetherd.errors import Cancelled, Internal, TetherError
+from tetherd.errors import Cancelled, Internal, ModelUnloaded, TetherError
 from tetherd.ports import REQUEST_ID, Clock
 from tetherd.roles.gateway import encoding
 from tetherd.roles.gateway import exchange as http
@@ -80,7 +80,8 @@ class Surface:
         status = error.status
         if exchange.scope["raw_path"].startswith(b"/v2"):
             error, status = in_words(error, exchange.params.get("model", ""))
-        level = logging.WARNING if status >= 500 else logging.INFO
+        # A model that was unloaded on purpose is nobody's failure, however often it is asked for.
+        level = logging.WARNING if status >= 500 and not isinstance(error, ModelUnloaded) else logging.INFO
         _log.log(level, "%s", error.message, extra={"code": error.code})
         return http.failure(error, status)
 
