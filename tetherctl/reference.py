@@ -48,13 +48,8 @@ def _spec(path: str) -> Spec:
             arguments.append((param.metavar, param.help or ""))
         else:
             metavar = "" if param.is_flag else param.metavar or "VALUE"
-            flags.append(
-                Flag(
-                    tuple(sorted(param.opts, key=lambda name: name.startswith("--"))),
-                    metavar,
-                    (param.help or "") + _default(param),
-                )
-            )
+            names = tuple(sorted(param.opts, key=lambda name: name.startswith("--")))
+            flags.append(Flag(names, metavar, (param.help or "") + _default(param)))
     flags.append(Flag(HELP, "", "Explain the command."))
     return Spec(path, COMMANDS[path].summary, inspect.cleandoc(command.help or ""), tuple(flags), tuple(arguments))
 
