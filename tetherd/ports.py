@@ -153,6 +153,10 @@ class Ledger(Protocol):
         """Undo the last move of an alias that was not undone. Raises ModelNotFound, VersionNotFound, Conflict."""
         ...
 
+    def set_serving(self, model: str, serving: bool) -> None:
+        """Record whether work is taken for a model. Raises ModelNotFound."""
+        ...
+
     def remove(self, model: str, number: int) -> set[Digest]:
         """Remove a version, or the model (0); return the blobs that no version needs any more. Raises Conflict."""
         ...

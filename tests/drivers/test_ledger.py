@@ -1,3 +1,4 @@
+import itertools
 import sqlite3
 import stat
 import threading
@@ -197,6 +198,25 @@ def test_everything_survives_a_restart(ledger, path):
     again = SqliteLedger(path)
     assert again.catalog() == before
     assert push(again, "three") == 3
+    again.close()
+
+
+def test_what_was_unloaded_stays_so_until_it_is_loaded_or_gone(ledger, path):
+    push(ledger, "one")
+    push(ledger, "one", model="other")
+    epochs = [ledger.catalog().epoch]
+    for model, serving in (("digits", True), ("digits", False), ("digits", False), ("other", False), ("other", True)):
+        ledger.set_serving(model, serving)
+        epochs.append(ledger.catalog().epoch)
+    assert [later - before for before, later in itertools.pairwise(epochs)] == [0, 1, 0, 1, 1]
+    ledger.close()
+    again = SqliteLedger(path)
+    assert again.catalog().unloaded == ["digits"]
+    again.remove("digits", 0)
+    assert push(again, "one") == 2
+    assert again.catalog().unloaded == []
+    with pytest.raises(ModelNotFound):
+        again.set_serving("nothing", False)
     again.close()
 
 

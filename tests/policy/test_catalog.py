@@ -1,6 +1,6 @@
 import pytest
 
-from tetherd.errors import ModelNotFound, Unavailable, VersionNotFound
+from tetherd.errors import ModelNotFound, ModelUnloaded, Unavailable, VersionNotFound
 from tetherd.policy.catalog import View
 from tetherd.types import Digest, Signature, parse_reference
 from tetherd.wire.messages import Alias, Catalog, Version
@@ -49,6 +49,15 @@ def test_a_name_that_is_nearly_right_is_corrected() -> None:
 def test_before_the_first_catalog_nothing_is_said_not_to_exist() -> None:
     with pytest.raises(Unavailable, match="has not sent its catalog"):
         View(None, lambda one: one).resolve(parse_reference("a"))
+
+
+def test_what_was_unloaded_still_has_its_versions_but_takes_no_work() -> None:
+    view = View(Catalog(1, CATALOG.versions, CATALOG.aliases, ["a"]), lambda one: one)
+    assert view.resolve(parse_reference("a")).number == 3
+    view.check_serving("b")
+    with pytest.raises(ModelUnloaded) as caught:
+        view.check_serving("a")
+    assert caught.value.fix == "tetherctl models load a"
 
 
 def test_what_a_bare_name_shows() -> None:

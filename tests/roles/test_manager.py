@@ -32,6 +32,7 @@ from tetherd.wire.messages import (
     PutBlob,
     Remove,
     Rollback,
+    SetServing,
     StatBlob,
     WatchCatalog,
 )
@@ -266,6 +267,16 @@ async def test_a_watcher_is_answered_before_it_gives_up(world):
     async with asyncio.timeout(1):
         assert (await world.ask(WatchCatalog(epoch), patience=0.05)).epoch == epoch
         assert (await world.ask(WatchCatalog(epoch), patience=-1)).epoch == epoch
+
+
+async def test_watchers_learn_what_was_unloaded(world):
+    await world.one("first")
+    epoch = (await world.ask(WatchCatalog())).epoch
+    watcher = asyncio.create_task(world.ask(WatchCatalog(epoch)))
+    await world.ask(SetServing("digits", False))
+    assert (await watcher).unloaded == ["digits"]
+    await world.ask(SetServing("digits", True))
+    assert (await world.ask(WatchCatalog())).unloaded == []
 
 
 async def test_a_watcher_that_is_ahead_is_answered_at_once(world):

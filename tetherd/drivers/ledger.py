@@ -56,6 +56,11 @@ _files = sa.Table(
     sa.Column("size", sa.Integer, nullable=False),
     sa.ForeignKeyConstraint(["model", "number"], ["versions.model", "versions.number"], ondelete="CASCADE"),
 )
+_unloaded = sa.Table(  # models for which no work is taken
+    "unloaded",
+    _tables,
+    sa.Column("model", sa.Text, sa.ForeignKey("models.name"), primary_key=True),
+)
 _moves = sa.Table(  # no foreign key to versions: a move stays in the history when its version goes
     "moves",
     _tables,
@@ -98,7 +103,8 @@ class SqliteLedger:
     def catalog(self) -> Catalog:
         """Return every version and alias."""
         with self._transaction() as connection:
-            return Catalog(_epoch(connection), _all_versions(connection), _all_aliases(connection))
+            unloaded = list(connection.scalars(sa.select(_unloaded.c.model).order_by(_unloaded.c.model)))
+            return Catalog(_epoch(connection), _all_versions(connection), _all_aliases(connection), unloaded)
 
     def references(self) -> set[Digest]:
         """Return every blob that a version needs."""
@@ -150,6 +156,16 @@ class SqliteLedger:
             _record(connection, (model, alias), target.number, target.parent)
             return _require(_alias(connection, model, alias))
 
+    def set_serving(self, model: str, serving: bool) -> None:
+        """Record whether work is taken for a model; see ports.Ledger."""
+        with self._transaction() as connection:
+            _check_model(connection, model)
+            served = connection.execute(sa.delete(_unloaded).where(_unloaded.c.model == model)).rowcount == 0
+            if not serving:
+                connection.execute(sa.insert(_unloaded).values(model=model))
+            if served != serving:
+                _bump(connection)
+
     def remove(self, model: str, number: int) -> set[Digest]:
         """Remove a version, or the model (0); return the blobs that no version needs any more."""
         with self._transaction() as connection:
@@ -161,7 +177,8 @@ class SqliteLedger:
             for gone in numbers:
                 connection.execute(sa.delete(_versions).where(_versions.c.model == model, _versions.c.number == gone))
             if not _numbers(connection, model):
-                connection.execute(sa.delete(_moves).where(_moves.c.model == model))
+                for table in (_moves, _unloaded):
+                    connection.execute(sa.delete(table).where(table.c.model == model))
             _bump(connection)
             return needed - _references(connection)
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from difflib import get_close_matches
 from typing import Generic, TypeVar
 
-from tetherd.errors import ModelNotFound, Unavailable, VersionNotFound
+from tetherd.errors import ModelNotFound, ModelUnloaded, Unavailable, VersionNotFound
 from tetherd.types import LATEST, Reference
 from tetherd.wire.messages import Alias, Catalog, Version
 
@@ -36,8 +36,10 @@ class View(Generic[E]):
         self.epoch = -1 if catalog is None else catalog.epoch
         self.models: dict[str, Model[E]] = {}
         self.digests: set[str] = set()
+        self.unloaded: frozenset[str] = frozenset()
         if catalog is None:
             return
+        self.unloaded = frozenset(catalog.unloaded)
         for version in catalog.versions:
             model = self.models.setdefault(version.model, Model(version.model))
             model.versions[version.number] = make(version)
@@ -78,3 +80,8 @@ class View(Generic[E]):
                 fix=f"it has {', '.join(str(known) for known in sorted(model.versions))}",
             )
         return entry
+
+    def check_serving(self, name: str) -> None:
+        """Raise ModelUnloaded for a model that takes no work."""
+        if name in self.unloaded:
+            raise ModelUnloaded(f"model '{name}' was unloaded", fix=f"tetherctl models load {name}")

@@ -28,6 +28,7 @@ from tetherd.wire.messages import (
     Remove,
     Request,
     Rollback,
+    SetServing,
     StatBlob,
     Version,
     WatchCatalog,
@@ -83,6 +84,7 @@ class Manager:
             GetManifest: self._manifest,
             MoveAlias: self._move,
             Rollback: self._rollback,
+            SetServing: self._set_serving,
             Remove: self._remove,
             WatchCatalog: self._watch,
         }
@@ -164,6 +166,10 @@ class Manager:
 
     async def _rollback(self, request: Rollback, _: Context) -> Alias:
         return await self._record(self._ledger.rollback, request.model, request.alias)
+
+    async def _set_serving(self, request: SetServing, _: Context) -> Done:
+        await self._record(self._ledger.set_serving, request.model, request.serving)
+        return Done()
 
     async def _remove(self, request: Remove, _: Context) -> Done:
         self._doomed |= await self._record(self._ledger.remove, request.model, request.number)

@@ -275,12 +275,11 @@ class WorkerState(Message):
 
 
 class FleetState(Message):
-    """What the orchestrator sees. ``unloaded``: models unloaded on purpose."""
+    """What the orchestrator sees."""
 
     workers: list[WorkerState]
     queues: list[QueueState]
     stats: list[VersionStats]
-    unloaded: list[str]
 
 
 class GetFleet(Request[FleetState]):
@@ -325,11 +324,15 @@ class Alias(Message):
 
 
 class Catalog(Message):
-    """Every version and alias at one moment; ``epoch`` grows with every change."""
+    """Every version and alias at one moment; ``epoch`` grows with every change.
+
+    ``unloaded``: models that were unloaded on purpose, for which no work is taken.
+    """
 
     epoch: int
     versions: list[Version]
     aliases: list[Alias]
+    unloaded: list[str] = []
 
 
 class WatchCatalog(Request[Catalog]):
@@ -427,6 +430,15 @@ class Rollback(Request[Alias]):
     REPLY = Alias
     model: str
     alias: str
+
+
+class SetServing(Request[Done]):
+    """Say whether work is taken for a model; it stays so over restarts. Raises ModelNotFound."""
+
+    METHOD = "model.serving"
+    REPLY = Done
+    model: str
+    serving: bool
 
 
 class Remove(Request[Done]):

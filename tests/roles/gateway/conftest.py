@@ -65,7 +65,6 @@ class Orchestrator:
         self.gate: asyncio.Event | None = None
         self.waiting = asyncio.Event()
         self.cancelled = asyncio.Event()
-        self.unloaded: list[str] = []
         self.runners: list[m.Loaded] = []
         self.workers = True
         self.stats: list[m.VersionStats] = []
@@ -78,10 +77,6 @@ class Orchestrator:
             raise self.fail
         if isinstance(request, m.Infer):
             return await self._infer(request)
-        if isinstance(request, m.Ensure):
-            self.unloaded = [name for name in self.unloaded if name != request.model]
-        elif isinstance(request, m.Release) and request.refuse:
-            self.unloaded.append(request.model)
         return m.Done()
 
     async def _infer(self, request: m.Infer) -> m.Inferred:
@@ -97,7 +92,7 @@ class Orchestrator:
     def _fleet(self) -> m.FleetState:
         worker = m.WorkerState("w1", "n1", 100, 50, 4, 1, 7, False, self.runners)
         queue = m.QueueState("add", 1, Digest("sha256:" + "0" * 64), 1, 2, 3, 4)
-        return m.FleetState([worker] if self.workers else [], [queue], self.stats, self.unloaded)
+        return m.FleetState([worker] if self.workers else [], [queue], self.stats)
 
 
 def outputs(request: m.Infer) -> list[Tensor]:
@@ -122,6 +117,7 @@ class Manager:
         self.epoch = 1
         self.changed = asyncio.Event()
         self.away = False
+        self.unloaded: list[str] = []
         self.blobs: dict[str, bytes] = {}
         self.partial: dict[str, bytes] = {}
         self.chunks: list[int] = []
@@ -141,7 +137,7 @@ class Manager:
     async def on_watchcatalog(self, request: m.WatchCatalog) -> m.Catalog:
         while request.epoch == self.epoch:
             await self.changed.wait()
-        return m.Catalog(self.epoch, list(self.versions), list(self.aliases.values()))
+        return m.Catalog(self.epoch, list(self.versions), list(self.aliases.values()), list(self.unloaded))
 
     def on_statblob(self, request: m.StatBlob) -> m.BlobState:
         whole = self.blobs.get(request.digest)
@@ -192,6 +188,13 @@ class Manager:
         self.aliases[request.model, request.alias] = moved
         self.change()
         return moved
+
+    def on_setserving(self, request: m.SetServing) -> m.Done:
+        self.unloaded = [name for name in self.unloaded if name != request.model]
+        if not request.serving:
+            self.unloaded.append(request.model)
+        self.change()
+        return m.Done()
 
     def on_rollback(self, request: m.Rollback) -> m.Alias:
         previous = self.aliases[request.model, request.alias].previous

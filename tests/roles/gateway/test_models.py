@@ -115,7 +115,8 @@ async def test_an_alias_moves_only_to_what_is_ready(world: Any) -> None:
     world.orchestrator.fail = None
     moved = await world.ask("PUT", f"{ROOT}/double/aliases/latest", json={"version": 2})
     assert moved.json() == {"model": "double", "alias": "latest", "number": 2, "epoch": 2, "previous": 1}
-    assert (await world.ask("PUT", f"{ROOT}/double/aliases/latest", json={"version": 9})).status_code == 404
+    absent = await world.ask("PUT", f"{ROOT}/double/aliases/latest", json={"version": 9})
+    assert (absent.status_code, absent.json()["fix"]) == (404, "it has 1, 2")
     assert (await world.ask("PUT", f"{ROOT}/double/aliases/latest", json={"version": "2"})).status_code == 400
     assert (await world.ask("PUT", f"{ROOT}/double/aliases/La", json={"version": 2})).status_code == 400
 
@@ -146,13 +147,20 @@ async def test_load_and_unload(world: Any) -> None:
     }
     assert (await world.ask("POST", f"{ROOT}/double/unload")).json() == {"name": "double", "state": "UNLOADED"}
     assert (await world.ask("GET", f"{ROOT}/double")).json()["state"] == "UNLOADED"
+    asked = len(world.orchestrator.asked)
+    for path in ("/api/v1/inference/double", "/v2/models/double/infer", "/v2/models/double/versions/2/infer"):
+        refused = await world.ask("POST", path, json={"inputs": [], "id": ""})
+        assert (refused.status_code, refused.json()["code"]) == (503, "MODEL_UNLOADED")
+    assert len(world.orchestrator.asked) == asked
+    await world.ask("POST", f"{ROOT}/double/load")
+    assert (await world.ask("GET", f"{ROOT}/double")).json()["state"] != "UNLOADED"
 
 
 @pytest.mark.parametrize("reference", ["double@2", "double@latest"])
 async def test_a_single_version_is_not_unloaded(world: Any, reference: str) -> None:
     answer = await world.ask("POST", f"{ROOT}/{reference}/unload")
     assert (answer.status_code, answer.json()["fix"]) == (400, "name the model only: double")
-    assert world.orchestrator.unloaded == []
+    assert world.manager.unloaded == []
 
 
 @pytest.mark.parametrize(("reference", "number"), [("double", 0), ("double@2", 2)])

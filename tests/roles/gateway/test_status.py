@@ -52,7 +52,7 @@ async def test_status(world: Any) -> None:
 def fleet(state: str | None, *, unloaded: bool = False, workers: bool = True, reason: str = "") -> Fleet:
     runners = [m.Loaded("r", "m", 1, "v", state, reason)] if state else []  # type: ignore[arg-type]
     worker = m.WorkerState("w", "n", 1, 1, 1, 0, 0, not workers, runners)
-    return Fleet(m.FleetState([worker], [], [], ["m"] if unloaded else []))
+    return Fleet(m.FleetState([worker], [], []), None, {"m"} if unloaded else ())
 
 
 @pytest.mark.parametrize(

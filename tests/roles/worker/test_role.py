@@ -208,6 +208,17 @@ async def test_what_is_preloaded_waits_for_the_catalog_and_follows_its_alias() -
 
 
 @simulated
+async def test_what_is_unloaded_on_purpose_is_not_preloaded() -> None:
+    async with Cluster(settings=settings(preload=("m",))) as cluster:
+        kept = catalog(1, latest=1)
+        kept.unloaded.append("m")
+        cluster.manager.publish(kept)
+        assert await report(cluster) == []
+        cluster.manager.publish(catalog(2, latest=1))
+        assert [one.state for one in await report(cluster)] == ["READY"]
+
+
+@simulated
 async def test_unloading_while_it_loads_ends_it() -> None:
     async with Cluster() as cluster:
         launcher = cluster.launchers[0]

@@ -132,13 +132,14 @@ class Gateway:
 
     async def _infer(self, exchange: Exchange) -> Answer:
         entry = self._view.resolve(parse_reference(exchange.params["model"]))
-        return await self._shortcut(exchange, partial(self._inference.native, entry=entry))
+        return await self._shortcut(exchange, entry, partial(self._inference.native, entry=entry))
 
     async def _infer_v2(self, exchange: Exchange, entry: Entry) -> Answer:
-        return await self._shortcut(exchange, partial(self._inference.v2, entry=entry))
+        return await self._shortcut(exchange, entry, partial(self._inference.v2, entry=entry))
 
-    async def _shortcut(self, exchange: Exchange, handler: http.Handler) -> Answer:
-        """Remember what the path means until the next catalog, and answer."""
+    async def _shortcut(self, exchange: Exchange, entry: Entry, handler: http.Handler) -> Answer:
+        """Remember what the path means until the next catalog, and answer. Raises ModelUnloaded."""
+        self._view.check_serving(entry.version.model)
         if len(self._shortcuts) < _SHORTCUTS:
             self._shortcuts[exchange.scope["raw_path"]] = handler, exchange.params
         return await handler(exchange)

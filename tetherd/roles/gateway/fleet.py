@@ -1,5 +1,6 @@
 """What the orchestrator sees, asked for when somebody wants to know, and what it means for one version."""
 
+from collections.abc import Collection
 from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
@@ -29,11 +30,17 @@ class Standing(msgspec.Struct, frozen=True):
 
 
 class Fleet:
-    """The orchestrator's view at one moment; ``error`` instead where it does not answer."""
+    """The orchestrator's view at one moment; ``error`` instead where it does not answer.
 
-    def __init__(self, state: FleetState | None, error: TetherError | None = None) -> None:
+    ``unloaded``: the models that take no work, as the catalog has them.
+    """
+
+    def __init__(
+        self, state: FleetState | None, error: TetherError | None = None, unloaded: Collection[str] = ()
+    ) -> None:
         self.state = state
         self.error = error
+        self.unloaded = unloaded
 
     @property
     def alive(self) -> bool:
@@ -51,7 +58,7 @@ class Fleet:
             if loaded.version == version.version and loaded.model == version.model
         ]
         states: dict[str, Loaded] = {loaded.state: loaded for loaded in reversed(runners)}
-        if version.model in self.state.unloaded:
+        if version.model in self.unloaded:
             return Standing("UNLOADED", "unloaded", runners)
         if "READY" in states:
             return Standing("READY", "", runners)
@@ -82,10 +89,10 @@ def runners(loaded: list[Loaded]) -> list[dict[str, Any]]:
     return [msgspec.structs.asdict(runner) for runner in loaded]
 
 
-async def look(orchestrator: Caller, clock: Clock) -> Fleet:
+async def look(orchestrator: Caller, clock: Clock, unloaded: Collection[str] = ()) -> Fleet:
     """Ask the orchestrator what it sees."""
     try:
         state = await orchestrator.call(GetFleet(), deadline=clock.monotonic() + _PATIENCE)
     except TetherError as error:
-        return Fleet(None, error)
-    return Fleet(state)
+        return Fleet(None, error, unloaded)
+    return Fleet(state, None, unloaded)

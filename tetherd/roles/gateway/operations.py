@@ -4,11 +4,10 @@ import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final, TypeVar
 
-from tetherd.errors import VersionNotFound
 from tetherd.ports import Caller, Clock
 from tetherd.roles.gateway.catalog import Entry, Model, View
 from tetherd.roles.gateway.fleet import Fleet, look
-from tetherd.types import Digest, Seconds, Tensor
+from tetherd.types import Digest, Reference, Seconds, Tensor
 from tetherd.wire.messages import (
     Alias,
     BlobState,
@@ -21,6 +20,7 @@ from tetherd.wire.messages import (
     Remove,
     Request,
     Rollback,
+    SetServing,
     Version,
 )
 
@@ -54,7 +54,7 @@ class Operations:
 
     async def fleet(self) -> Fleet:
         """Return what the orchestrator sees now."""
-        return await look(self._orchestrator, self._clock)
+        return await look(self._orchestrator, self._clock, self.view().unloaded)
 
     async def ask(self, request: Request[R], request_id: str) -> R:
         """Call the manager."""
@@ -86,8 +86,12 @@ class Operations:
         return version, version.version not in known
 
     async def load(self, entry: Entry, request_id: str) -> None:
-        """Load a version and wait until it is ready. Raises ModelLoadFailed, Unavailable."""
+        """Take work for a model, load a version of it, and wait until that is ready.
+
+        Raises ModelLoadFailed, Unavailable.
+        """
         version = entry.version
+        await self._set_serving(version.model, True, request_id)
         await self._orchestrator.call(
             Ensure(version.model, version.number, version.version),
             deadline=self._clock.monotonic() + PATIENCE,
@@ -96,16 +100,19 @@ class Operations:
 
     async def unload(self, model: Model, request_id: str, number: int = 0, *, refuse: bool = True) -> None:
         """Stop the runners of a model, or of one version of it; ``refuse`` work for it from now on."""
+        if refuse:
+            await self._set_serving(model.name, False, request_id)
         await self._orchestrator.call(
             Release(model.name, number, refuse), deadline=self._clock.monotonic() + PATIENCE, request_id=request_id
         )
 
+    async def _set_serving(self, model: str, serving: bool, request_id: str) -> None:
+        await self.ask(SetServing(model, serving), request_id)
+        await self._refresh()
+
     async def point(self, model: Model, alias: str, number: int, expected_epoch: int, request_id: str) -> Alias:
         """Move an alias to a version, once that version is ready to serve."""
-        entry = model.versions.get(number)
-        if entry is None:
-            raise VersionNotFound(f"model '{model.name}' has no version {number}")
-        await self.load(entry, request_id)
+        await self.load(self.view().resolve(Reference(model.name, version=number)), request_id)
         moved = await self.ask(MoveAlias(model.name, alias, number, expected_epoch), request_id)
         await self._refresh()
         return moved

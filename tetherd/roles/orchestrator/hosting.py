@@ -102,8 +102,7 @@ class Hosting:
 
     async def release(self, request: Release, context: Context) -> Done:
         """Have versions unloaded, and answer when they are gone."""
-        if request.refuse:
-            self._desk.unloaded.add(request.model)
+        self._note(request)
         lanes = [lane for lane in self._desk if lane.model == request.model and request.number in (0, lane.number)]
         for lane in lanes:
             for job in lane.queue.drain():
@@ -120,6 +119,12 @@ class Hosting:
             if not request.refuse:  # it will not come back: its version is removed
                 self._desk.forget(lane)
         return Done()
+
+    def _note(self, request: Release) -> None:
+        if request.refuse:
+            self._desk.unloaded.add(request.model)
+        elif not request.number:
+            self._desk.unloaded.discard(request.model)  # it is removed: another may have its name one day
 
     def bury(self, worker: Worker, why: str) -> None:
         """Let go of a worker that is gone: its work, its offers, its models."""

@@ -90,7 +90,6 @@ class Orchestrator:
             workers=[worker.state(now) for worker in self._fleet],
             queues=[lane.state() for lane in self._desk],
             stats=[lane.statistics.value(lane.model, lane.number, lane.version) for lane in self._desk],
-            unloaded=sorted(self._desk.unloaded),
         )
 
     def _sweep(self, now: Seconds) -> None:

@@ -311,6 +311,7 @@ class Worker:
             wanted: dict[str, Version] = {}
             for reference in references:
                 with contextlib.suppress(TetherError):
+                    view.check_serving(reference.model)
                     version = view.resolve(reference)
                     wanted[version.version] = version
             for old in loaded - set(wanted):
