@@ -8,12 +8,13 @@ from typing import Any, Final
 import numpy as np
 import onnxruntime as ort
 
+from tetherd.drivers.onnx_words import is_refusal, plain
 from tetherd.errors import DeadlineExceeded, ExecutionFailed, InvalidInput, ModelLoadFailed
 from tetherd.types import Seconds, Signature, Tensor
 from tetherd.wire import tensors
 
 _BFLOAT16: Final = 16  # onnx.TensorProto.BFLOAT16, without importing onnx
-_LONGEST: Final = 300
+_FIX: Final = "send shapes and values that the model can compute with; tetherctl models show tells its inputs"
 
 
 class OnnxEngine:
@@ -30,7 +31,7 @@ class OnnxEngine:
         try:
             self._session = ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime raises a class per status, and plain ones for what it cannot parse
-            raise ModelLoadFailed(_reason(error, model.parent)) from None
+            raise ModelLoadFailed(plain(error, model.parent)) from None
         self.signature = signature
         self.bytes = sum(path.stat().st_size for path in model.parent.rglob("*") if path.is_file())
         self._directory = model.parent
@@ -76,10 +77,10 @@ class OnnxEngine:
         except Exception as error:
             if options.terminate:
                 raise DeadlineExceeded(f"the execution took longer than {budget:.1f} s and was ended") from None
-            reason = _reason(error, self._directory)
-            if "INVALID_ARGUMENT" in reason:
-                raise InvalidInput(f"the model refuses this input: {reason}") from None
-            raise ExecutionFailed(f"the model failed on this input: {reason}") from None
+            reason = plain(error, self._directory)
+            if is_refusal(error):
+                raise InvalidInput(f"the model refuses this input: {reason}", fix=_FIX) from None
+            raise ExecutionFailed(f"the model failed on this input: {reason}", fix=_FIX) from None
         finally:
             self._options = None
 
@@ -111,9 +112,3 @@ def _as_text(name: str, array: Any) -> Any:
     except UnicodeDecodeError:
         raise InvalidInput(f"input '{name}': ONNX strings are UTF-8, this one is not") from None
     return text
-
-
-def _reason(error: Exception, directory: Path) -> str:
-    """Return the engine's words without this host's paths."""
-    text = " ".join(str(error).replace(str(directory) + "/", "").split())
-    return text[:_LONGEST] or type(error).__name__

@@ -21,6 +21,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from tetherd.drivers.onnx_external import check_external_data
 from tetherd.drivers.onnx_rows import rows_mix
+from tetherd.drivers.onnx_words import plain
 from tetherd.errors import ModelInvalid, TetherError
 from tetherd.types import Seconds, Signature, TensorSpec
 from tetherd.wire.manifest import Config, encode_config
@@ -83,9 +84,7 @@ def inspect(path: Path) -> Signature:
     except DecodeError as error:
         raise ModelInvalid("the file is not an ONNX model, or only part of one", fix="export it again") from error
     except Exception as error:
-        raise ModelInvalid(
-            f"the model does not load: {_plain(error)}", fix="export it again, or report this"
-        ) from error
+        raise ModelInvalid(f"the model does not load: {plain(error)}", fix="export it again, or report this") from error
     return Signature(inputs, outputs, batchable, labels)
 
 
@@ -191,12 +190,6 @@ def _labels(path: Path) -> tuple[str, ...]:
     if len(lines) > MAX_LABELS:
         raise ModelInvalid(f"{LABELS} has {len(lines):,} lines, {MAX_LABELS:,} is the limit", fix="shorten it")
     return tuple(lines)
-
-
-def _plain(error: Exception) -> str:
-    """Return an engine's message as one short line; it may quote whatever the model contains."""
-    text = "".join(letter if letter.isprintable() else " " for letter in str(error))
-    return " ".join(text.split()).removeprefix("[ONNXRuntimeError] : ")[:300] or type(error).__name__
 
 
 if __name__ == "__main__":
