@@ -55,8 +55,9 @@ def test_zero_rows_are_taken() -> None:
     ],
 )
 def test_what_does_not_fit_is_named(tensors: list[Tensor], message: str) -> None:
-    with pytest.raises(InvalidInput, match=message):
+    with pytest.raises(InvalidInput, match=message) as caught:
         bind(tensors, PAIR)
+    assert caught.value.fix
 
 
 def test_all_outputs_are_planned_when_none_is_named() -> None:

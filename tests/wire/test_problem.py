@@ -15,5 +15,9 @@ def test_says_what_why_and_what_to_do() -> None:
     }
 
 
+def test_leaves_out_a_fix_that_nobody_knows() -> None:
+    assert "fix" not in orjson.loads(problem.document(QueueFull("too much waits")))
+
+
 def test_carries_details_where_there_are_any() -> None:
     assert orjson.loads(problem.document(OffsetConflict("no", details={"offset": 7})))["details"] == {"offset": 7}

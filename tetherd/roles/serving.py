@@ -34,7 +34,8 @@ def execute(engine: Engine, batch: Batch) -> Finished:
         return Finished(batch.id, failure=error.failure())
     except Exception as error:
         _log.exception("the engine failed", extra={"requests": batch.request_ids[:8]})
-        return Finished(batch.id, failure=ExecutionFailed(f"the engine failed: {type(error).__name__}").failure())
+        failed = ExecutionFailed(f"the engine failed: {type(error).__name__}", fix="see the worker's log")
+        return Finished(batch.id, failure=failed.failure())
     return Finished(batch.id, outputs, None, input_ns, infer_ns, output_ns)
 
 

@@ -54,11 +54,15 @@ def bind(tensors: list[Tensor], signature: Signature) -> tuple[list[Tensor], int
         tensors, specs = _in_order(tensors, specs)
     for tensor, spec in zip(tensors, specs, strict=True):
         if tensor.datatype != spec.datatype:
-            raise InvalidInput(f"input '{spec.name}': expected datatype {spec.datatype}, got {tensor.datatype}")
+            raise InvalidInput(
+                f"input '{spec.name}': expected datatype {spec.datatype}, got {tensor.datatype}",
+                fix=f"send its elements as {spec.datatype}",
+            )
         if tensor.shape != spec.shape and not fits(tensor.shape, spec.shape):
             raise InvalidInput(
                 f"input '{spec.name}': expected shape {list(spec.shape)}, got {list(tensor.shape)}"
-                + (" (-1 stands for any size)" if -1 in spec.shape else "")
+                + (" (-1 stands for any size)" if -1 in spec.shape else ""),
+                fix=f"send it with {_dimensions(spec.shape)}",
             )
     if not signature.batchable or not tensors:
         return tensors, 0
@@ -66,7 +70,8 @@ def bind(tensors: list[Tensor], signature: Signature) -> tuple[list[Tensor], int
     for tensor in tensors:
         if tensor.shape[0] != rows:
             raise InvalidInput(
-                f"input '{tensor.name}': expected {rows} rows as in '{tensors[0].name}', got {tensor.shape[0]}"
+                f"input '{tensor.name}': expected {rows} rows as in '{tensors[0].name}', got {tensor.shape[0]}",
+                fix="send as many rows of every input",
             )
     return tensors, rows
 
@@ -78,18 +83,28 @@ def fits(shape: tuple[int, ...], expected: tuple[int, ...]) -> bool:
     return not [want for got, want in zip(shape, expected, strict=True) if want not in (-1, got)]
 
 
+def _dimensions(shape: tuple[int, ...]) -> str:
+    if not shape:
+        return "one element and no dimension"
+    sizes = ", ".join("any" if size == -1 else str(size) for size in shape)
+    return f"{len(shape)} dimension{'s' * (len(shape) > 1)}, of size {sizes}"
+
+
 def _in_order(tensors: list[Tensor], specs: tuple[TensorSpec, ...]) -> tuple[list[Tensor], tuple[TensorSpec, ...]]:
     given = {tensor.name: tensor for tensor in tensors}
     if len(given) != len(tensors):
         twice = next(t.name for i, t in enumerate(tensors) if t.name in {u.name for u in tensors[:i]})
-        raise InvalidInput(f"input '{twice[:80]}' is given more than once")
+        raise InvalidInput(f"input '{twice[:80]}' is given more than once", fix="give each input once")
     known = [spec.name for spec in specs]
     for name in given:
         if name not in known:
             raise InvalidInput(f"unexpected input '{name[:80]}'", fix=f"this model takes {', '.join(known) or 'none'}")
     for spec in specs:
         if spec.name not in given and not spec.optional:
-            raise InvalidInput(f"input '{spec.name}' is missing: expected {spec.datatype} of shape {list(spec.shape)}")
+            raise InvalidInput(
+                f"input '{spec.name}' is missing: expected {spec.datatype} of shape {list(spec.shape)}",
+                fix=f"give it, as {spec.datatype} with {_dimensions(spec.shape)}",
+            )
     present = tuple(spec for spec in specs if spec.name in given)
     return [given[spec.name] for spec in present], present
 
@@ -111,11 +126,13 @@ def plan(request: InferenceRequest, signature: Signature) -> list[Wanted]:
                 f"unexpected inference output '{output.name[:80]}'", fix=f"this model gives {', '.join(specs)}"
             )
         if output.name in seen:
-            raise InvalidInput(f"output '{output.name}' is asked for more than once")
+            raise InvalidInput(f"output '{output.name}' is asked for more than once", fix="ask once")
         seen.add(output.name)
         if output.classes:
             if spec.datatype == "BYTES":
-                raise InvalidInput(f"output '{output.name}' is BYTES, which cannot be classified")
+                raise InvalidInput(
+                    f"output '{output.name}' is BYTES, which cannot be classified", fix="ask for it without classes"
+                )
         elif spec.datatype in ("FP16", "BF16") and not output.binary:
             raise InvalidInput(
                 f"output '{output.name}' is {spec.datatype}, which JSON cannot carry",

@@ -8,13 +8,10 @@ from tetherd.errors import TetherError
 
 
 def document(error: TetherError) -> bytes:
-    """Return ``{"error", "code", "fix", "retryable"}`` and, where the error has any, ``details``."""
-    problem: dict[str, Any] = {
-        "error": error.message,
-        "code": error.code,
-        "fix": error.fix,
-        "retryable": error.retryable,
-    }
+    """Return ``{"error", "code", "retryable"}`` and, where the error has any, ``fix`` and ``details``."""
+    problem: dict[str, Any] = {"error": error.message, "code": error.code, "retryable": error.retryable}
+    if error.fix:
+        problem["fix"] = error.fix
     if error.details:
         problem["details"] = error.details
     return orjson.dumps(problem, default=str)
