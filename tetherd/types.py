@@ -143,6 +143,11 @@ def parse_digest(text: str) -> Digest:
     return Digest(text)
 
 
+def digest_hex(digest: str) -> str:
+    """Return a digest's 64 hexadecimal digits, which are safe in a path; raise InvalidInput if it is none."""
+    return parse_digest(digest).removeprefix("sha256:")
+
+
 def parse_reference(text: str) -> Reference:
     """Parse ``model``, ``model@version`` or ``model@alias``; raise InvalidInput otherwise."""
     model, at, rest = text.partition("@")

@@ -25,7 +25,7 @@ from tetherd.errors import (
     StorageFull,
     TooLarge,
 )
-from tetherd.types import Buffer, Digest, Seconds, parse_digest
+from tetherd.types import Buffer, Digest, Seconds, digest_hex, parse_digest
 from tetherd.wire.messages import BlobState
 
 _PARTIAL: Final = ".part"
@@ -81,7 +81,7 @@ class DiskBlobs:
 
     def path(self, digest: Digest) -> Path:
         """Return where a blob lies. The only place where a digest becomes a path."""
-        return self._root / parse_digest(digest).removeprefix("sha256:")
+        return self._root / digest_hex(digest)
 
     def stat(self, digest: Digest) -> BlobState:
         """Return how much of the blob is stored; hold it if all of it is."""

@@ -17,7 +17,7 @@ from typing import Final, TypeVar
 import msgspec
 
 from tetherd.errors import DigestMismatch, ModelInvalid, StorageFull
-from tetherd.types import Digest, Signature
+from tetherd.types import Digest, Signature, digest_hex
 from tetherd.wire import manifest
 from tetherd.wire.messages import Chunk, FileEntry, GetBlob, GetManifest, Request
 
@@ -44,7 +44,7 @@ def unpack(version: Digest, cache: Path, call: Call) -> Unpacked:
         raise DigestMismatch("the manager sent another manifest than the version's", fix="push the model again")
     parsed = manifest.parse(listing)
     config = manifest.decode_config(_read(Digest(parsed.config.digest), parsed.config.size, call))
-    home = cache / "versions" / version.removeprefix("sha256:")
+    home = cache / "versions" / digest_hex(version)
     files = parsed.files()
     try:
         with _alone(home):
