@@ -9,7 +9,7 @@ from typing import Final, Protocol
 
 
 class Offer(Protocol):
-    """A parked take, as far as balancing looks at it: its runner, and batches that runner and its worker hold."""
+    """A parked take, as far as balancing looks at it: its runner, the rows that it holds and its worker's batches."""
 
     @property
     def runner(self) -> str:
@@ -54,7 +54,7 @@ class RoundRobin:
 
 
 class LeastBusy:
-    """The runner that holds the fewest batches, then the one on the worker that holds the fewest."""
+    """The runner that holds the fewest rows, then the one on the worker that holds the fewest batches."""
 
     def decide(self, offers: Sequence[Offer]) -> int:
         """Return the index of the offer to answer."""
