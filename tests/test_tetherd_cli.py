@@ -90,6 +90,8 @@ def test_wrong_usage_exits_with_2(arguments: list[str], capsys: pytest.CaptureFi
 def test_validate_prints_every_problem(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = place / "t.toml"
     path.write_text('[gateway]\nlisen = 1\nlisten = "0.0.0.0:3000"\n[drain]\ndeadline = 5\n')
+    assert main(["validate", str(path)]) == 78
+    capsys.readouterr()
     assert main(["validate", "--config", str(path)]) == 78
     out, err = capsys.readouterr()
     public = "'0.0.0.0' is not a loopback address: TLS and keys do not exist yet, "

@@ -171,10 +171,11 @@ def _run(chosen: argparse.Namespace) -> int:
 
 
 def _validate(chosen: argparse.Namespace) -> int:
-    if chosen.config == "-":
+    file = chosen.file or chosen.config
+    if file == "-":
         load.load_text(sys.stdin.buffer.read(MAX_FILE + 1), "stdin")
     else:
-        load.load(Path(chosen.config) if chosen.config else None)
+        load.load(Path(file) if file else None)
     _print("the configuration is valid\n")
     return OK
 
@@ -223,7 +224,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_settings(run_parser)
     run_parser.set_defaults(command=_run)
     validate = commands.add_parser("validate", help="say everything that is wrong with a configuration")
-    validate.add_argument("--config", metavar="FILE", help="the file to look at; - is standard input")
+    where = validate.add_mutually_exclusive_group()
+    where.add_argument("file", nargs="?", metavar="FILE", help="the file to look at; - is standard input")
+    where.add_argument("--config", metavar="FILE", help="the same")
     validate.set_defaults(command=_validate)
     config = commands.add_parser("config", help="print settings as TOML", allow_abbrev=False)
     which = config.add_mutually_exclusive_group(required=True)
