@@ -111,7 +111,7 @@ def redial(socket: Any, address: str) -> None:
         return
     for dialer in socket.dialers:
         dialer.close()
-    with contextlib.suppress(pynng.exceptions.Closed):
+    with contextlib.suppress(pynng.exceptions.NNGException):  # closed, or short of something: there is a next time
         socket.dial(address, block=False)
 
 
