@@ -1,6 +1,7 @@
 """``tetherctl config``: what is in force on this machine, for this tool and for the daemon, and where it was set."""
 
 import os
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from typer import Argument, Context
 
 from tetherctl.endpoint import candidates
 from tetherctl.errors import Usage
+from tetherctl.human import size
 from tetherctl.output import Column
 from tetherctl.session import Session
 from tetherctl.settings import GLOBALS, config_file
@@ -19,6 +21,7 @@ from tetherd.config.paths import find
 from tetherd.config.show import entries
 
 MAX_STDIN: Final = 2**20
+_BYTES: Final = re.compile("[0-9]{4,}B")  # a size that is no whole number of a larger unit
 
 
 def show(
@@ -56,7 +59,11 @@ def _daemons() -> Iterator[dict[str, Any]]:
 
 
 def _written(value: Any) -> str:
-    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
+    if value is None or value == "":
+        return "(unset)"
+    if isinstance(value, str):
+        return size(int(value[:-1])).replace(" ", "") if _BYTES.fullmatch(value) else value
+    return msgspec.json.encode(value).decode()
 
 
 def path(ctx: Context) -> None:

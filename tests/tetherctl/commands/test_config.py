@@ -25,3 +25,11 @@ def test_validate(ctl: Any, place: Path) -> None:
     assert "did you mean gateway.listen" in done.stderr
     assert len(loads(ctl("config", "validate", str(bad), "--json").stderr)["problems"]) == 2
     assert ctl("config", "validate", "-", stdin="").returncode == 0
+
+
+def test_show_writes_sizes_and_what_is_unset_for_people(ctl: Any, place: Path) -> None:
+    exact = {"TETHER__WORKER__MEMORY_LIMIT": "20186042369B"}
+    assert "18.8GiB" in ctl("config", "show", "worker.memory_limit", **exact).stdout
+    item = loads(ctl("config", "show", "worker.memory_limit", "--json", **exact).stdout)["items"][0]
+    assert item["value"] == "20186042369B"
+    assert "(unset)" in ctl("config", "show", "peers.manager").stdout
