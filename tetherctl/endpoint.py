@@ -13,6 +13,7 @@ from tetherctl.errors import NotAnswering, NotRunning, SocketDenied, Usage
 from tetherd.config import paths
 from tetherd.errors import Unreachable
 
+LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 START = "start it: tetherd run   (installed as a service: systemctl start tetherd)"
 
 
@@ -111,7 +112,8 @@ def _diagnose(endpoint: Endpoint, error: Exception, timeout: float) -> Unreachab
         )
     if isinstance(error, ConnectionRefusedError):
         why = "the control socket is left over, nobody listens on it" if endpoint.path else "nothing listens there"
-        return NotRunning(f"tetherd is not running at {endpoint}", fix=START, details={"why": why})
+        fix = START if endpoint.path or endpoint.host in LOOPBACK else "start it on that host: tetherd run"
+        return NotRunning(f"tetherd is not running at {endpoint}", fix=fix, details={"why": why})
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return Unreachable(
         f"cannot reach tetherd at {endpoint}", fix="check --endpoint and the network", details={"why": reason}

@@ -24,6 +24,7 @@ class SocketDenied(Unreachable):
     """The control socket exists and this user may not use it."""
 
     code = "SOCKET_DENIED"
+    exit_code = 4
     retryable = False
 
 

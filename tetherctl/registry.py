@@ -40,6 +40,9 @@ COMMANDS: Final = {
     "help": Entry("meta:help_", "Explain a command or a topic.", "Meta"),
 }
 
+_ELSEWHERE: Final = {"logs": "status", "health": "status"}
+"""What other tools call it."""
+
 EXAMPLES: Final = """\
   tetherctl models push models/digits/
   tetherctl infer digits < models/digits/example.json
@@ -75,7 +78,7 @@ def _names(group: str) -> list[str]:
 def _unknown(word: str, group: str, known: list[str]) -> Usage:
     where = f"tetherctl {group}".rstrip()
     kind = "option" if word.startswith("-") else "command"
-    close = get_close_matches(word, known, 1)
+    close = [_ELSEWHERE[word]] if word in _ELSEWHERE and not group else get_close_matches(word, known, 1)
     if not close:
         return Usage(f"{where} has no {kind} {word[:80]!r}", fix=f"{where} --help lists what there is")
     found = close[0] if group or close[0] in _names("") else f"models {close[0]}"

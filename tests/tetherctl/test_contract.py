@@ -38,6 +38,8 @@ def test_help_without_arguments(ctl: Any) -> None:
     ("words", "code", "hint"),
     [
         (["stauts"], 2, "did you mean: tetherctl status"),
+        (["logs"], 2, "did you mean: tetherctl status"),
+        (["health"], 2, "did you mean: tetherctl status"),
         (["psuh"], 2, "did you mean: tetherctl models push"),
         (["models", "pusj"], 2, "did you mean: tetherctl models push"),
         (["models"], 2, "tetherctl models --help"),
@@ -130,7 +132,8 @@ class TestReaching:
     @pytest.mark.skipif(os.getuid() == 0, reason="root may open everything")
     def test_denied(self, ctl: Any, daemon: Any) -> None:
         daemon.path.chmod(0)
-        assert "permission denied" in ctl("status").stderr
+        done = ctl("status")
+        assert (done.returncode, "permission denied" in done.stderr) == (4, True)
 
     def test_not_answering(self, ctl: Any, place: Path) -> None:
         with socket.socket(socket.AF_UNIX) as listener:
@@ -292,6 +295,13 @@ class TestAliases:
         assert loads(ctl("models", "promote", "digits@2", "--to", "stable", "--json").stdout)["number"] == 2
         assert loads(ctl("models", "promote", "digits@2", "--alias", "next", "--json").stdout)["alias"] == "next"
 
+    def test_show_tells_why_once_and_only_what_needs_it(self, ctl: Any, daemon: Any, digits: Path) -> None:
+        ctl("models", "push", str(digits))
+        daemon.versions["digits"][0] |= {"state": "IDLE", "reason": "nobody asked for it"}
+        assert "nobody asked" not in ctl("models", "show", "digits").stdout
+        daemon.versions["digits"][0] |= {"state": "FAILED", "reason": "no such operator"}
+        assert ctl("models", "show", "digits").stdout.count("no such operator") == 1
+
     def test_load_and_unload(self, ctl: Any, daemon: Any, digits: Path) -> None:
         ctl("models", "push", str(digits))
         assert ctl("models", "load", "digits").stdout == "digits@1 is ready\n"
@@ -299,3 +309,8 @@ class TestAliases:
         assert ctl("models", "unload", "digits").stdout == "digits is unloaded\n"
         done = ctl("models", "unload", "digits@3")
         assert (done.returncode, "fix:  tetherctl models unload digits\n" in done.stderr) == (2, True)
+
+
+def test_a_daemon_elsewhere_is_started_there(ctl: Any) -> None:
+    assert "start it on that host: tetherd run" in ctl("status", "--endpoint", "http://127.0.0.2:1").stderr
+    assert "start it: tetherd run" in ctl("status", "--endpoint", "http://127.0.0.1:1").stderr

@@ -44,6 +44,9 @@ class TestPush:
         digest = daemon.versions["digits"][0]["digest"]
         assert done.stdout == f"pushed digits@1  {digest[:19]}  3.9 KiB  latest -> 1\n"
         assert done.stderr.splitlines()[-1] == f"next: tetherctl infer digits < {digits}/example.json"
+        (digits / "example.json").unlink()
+        said = ctl("models", "push", str(digits)).stderr.splitlines()[-1]
+        assert said == "next: tetherctl infer digits < input.json   (goes in: x  FP32 [any, 64])"
         for skipped in ("README.md", "build.py", "example.json"):
             assert f"skipped  {skipped}" in done.stderr
         files = [file["path"] for file in daemon.versions["digits"][0]["files"]]

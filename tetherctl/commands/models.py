@@ -184,18 +184,18 @@ def _numbered(item: dict[str, Any]) -> str:
 
 def _screen(doc: dict[str, Any]) -> Iterator[str]:
     yield f"{clean(doc['name'])}  {_state(doc)}  {_aliases(doc['aliases'])}"
-    if doc.get("reason"):
-        yield f"  why      {clean(doc['reason'])}"
+    if why := _why(doc):
+        yield f"  why      {why}"
     now = time.time()
     for item in sorted(doc["versions"], key=lambda item: -int(item["number"])):
         created = ago(_moment(item["created"]), now)
         words = [_state(item), short(item["digest"]), clean(item["format"]), size(item["size"]), created]
         yield f"  version {item['number']}  {'  '.join(words)}"
-        if item.get("reason"):
-            yield f"    why      {clean(item['reason'])}"
+        if (reason := _why(item)) and reason != why:
+            yield f"    why      {reason}"
         for kind in ("inputs", "outputs"):
-            for tensor in item.get(kind, []):
-                yield f"    {kind[:-1].ljust(7)}  {_tensor(tensor)}"
+            for spec in item.get(kind, []):
+                yield f"    {kind[:-1].ljust(7)}  {tensor(spec)}"
         yield from _files_and_runners(item)
 
 
@@ -210,7 +210,8 @@ def _files_and_runners(item: dict[str, Any]) -> Iterator[str]:
             yield f"    runner   {clean(runner)}"
 
 
-def _tensor(spec: dict[str, Any]) -> str:
+def tensor(spec: dict[str, Any]) -> str:
+    """Return an input or output as one line: name, datatype, shape."""
     shape = ", ".join("any" if size == -1 else str(size) for size in spec["shape"])
     return f"{clean(spec['name'])}  {clean(spec['datatype'])} [{shape}]" + (
         "  optional" if spec.get("optional") else ""
@@ -223,6 +224,11 @@ def _aliases(aliases: dict[str, Any]) -> str:
 
 def _state(item: dict[str, Any]) -> str:
     return clean(item.get("state", "")).lower()
+
+
+def _why(item: dict[str, Any]) -> str:
+    """Return the reason for a state, unless it is idle: that nobody asked needs no explanation."""
+    return "" if _state(item) == "idle" else clean(item.get("reason", ""))
 
 
 def _moment(created: str) -> float:

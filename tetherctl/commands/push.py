@@ -9,7 +9,7 @@ from msgspec import Struct
 from typer import Argument, Context, Option
 
 from tetherctl.client import CHUNK, Answer
-from tetherctl.commands.models import short
+from tetherctl.commands.models import short, tensor
 from tetherctl.errors import Usage
 from tetherctl.human import clean, size, stamped
 from tetherctl.patience import Patience
@@ -207,4 +207,5 @@ def _report(session: Session, source: Source, answer: Answer, model: str, alias:
     session.out.record("tether.models.push/v1", document, lines, f"{model}@{number}")
     reference = model if alias == LATEST else f"{model}@{alias}"
     example = clean(source.root / source.example) if source.example else "input.json"
-    session.out.note(f"next: tetherctl infer {reference} < {example}")
+    goes_in = "" if source.example or not document["inputs"] else f"   (goes in: {tensor(document['inputs'][0])})"
+    session.out.note(f"next: tetherctl infer {reference} < {example}{goes_in}")
