@@ -185,6 +185,15 @@ class TestReaching:
 
 
 class TestForms:
+    def test_status_names_the_models_that_are_not_served(self) -> None:
+        from tetherctl.commands.status import lines
+
+        failed = [{"name": f"m{i}", "version": 2, "state": "FAILED", "reason": "bad graph"} for i in range(12)]
+        unloaded = {"name": "digits", "version": 1, "state": "UNLOADED", "reason": "unloaded"}
+        screen = list(lines({"models": 20, "troubled": [unloaded, *failed]}))
+        assert {"    digits  unloaded", "    m0@2  failed  bad graph"} <= set(screen)
+        assert "    and 3 more; tetherctl models ls lists all" in screen
+
     def test_status(self, ctl: Any, daemon: Any) -> None:
         screen = ctl("status").stdout
         assert screen.splitlines()[0] == "n-1  ready  up 1 m  tether 0.1.0  pid 4242"

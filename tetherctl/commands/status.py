@@ -9,6 +9,7 @@ from tetherctl.human import clean, size, span, stamped
 from tetherctl.session import Session
 
 SCHEMA: Final = "tether.status/v1"
+MOST: Final = 10
 
 
 def status(ctx: Context) -> None:
@@ -34,6 +35,7 @@ def lines(doc: dict[str, Any]) -> Iterator[str]:
             yield _fact(part, "reachable" if doc[part].get("reachable") else "not reachable")
     if "models" in doc:
         yield _fact("models", doc["models"])
+        yield from _troubled(doc.get("troubled", []))
     if "workers" not in doc:  # a daemon that neither is nor calls an orchestrator knows nothing more
         return
     workers = doc["workers"]
@@ -47,6 +49,15 @@ def lines(doc: dict[str, Any]) -> Iterator[str]:
         waiting = f"{queue['waiting']} of {queue['limit']} waiting"
         name = clean(f"{queue['model']}@{queue['number']}")
         yield f"    {name}  {waiting}, {queue['leased']} running, {queue['parked']} free"
+
+
+def _troubled(items: list[dict[str, Any]]) -> Iterator[str]:
+    for item in items[:MOST]:
+        name = item["name"] if item["state"] == "UNLOADED" else f"{item['name']}@{item['version']}"
+        reason = f"  {clean(item['reason'])}" if item["state"] != "UNLOADED" else ""
+        yield f"    {clean(name)}  {clean(item['state']).lower()}{reason}"
+    if len(items) > MOST:
+        yield f"    and {len(items) - MOST} more; tetherctl models ls lists all"
 
 
 def _fact(name: str, value: object) -> str:

@@ -49,6 +49,13 @@ async def test_status(world: Any) -> None:
     assert document["uptime_s"] > 0
 
 
+async def test_status_names_the_models_that_are_not_served(world: Any) -> None:
+    assert (await world.ask("GET", "/api/v1/status")).json()["troubled"] == []
+    await world.ask("POST", "/api/v1/models/double/unload")
+    (one,) = (await world.ask("GET", "/api/v1/status")).json()["troubled"]
+    assert (one["name"], one["state"]) == ("double", "UNLOADED")
+
+
 def fleet(state: str | None, *, unloaded: bool = False, workers: bool = True, reason: str = "") -> Fleet:
     runners = [m.Loaded("r", "m", 1, "v", state, reason)] if state else []  # type: ignore[arg-type]
     worker = m.WorkerState("w", "n", 1, 1, 1, 0, 0, not workers, runners)

@@ -8,7 +8,7 @@ import msgspec
 from tetherd.ports import Caller, Clock
 from tetherd.roles.gateway.catalog import View
 from tetherd.roles.gateway.exchange import Answer, Exchange, document
-from tetherd.roles.gateway.fleet import look
+from tetherd.roles.gateway.fleet import Fleet, look
 from tetherd.roles.gateway.routing import Route
 from tetherd.types import Seconds
 
@@ -67,11 +67,12 @@ class Status:
     async def _look(self) -> tuple[str, dict[str, Any]]:
         if self._orchestrator is None:
             return "", {}
-        fleet = await look(self._orchestrator, self._clock)
+        fleet = await look(self._orchestrator, self._clock, self._view().unloaded if self._view else ())
         seen = {"orchestrator": {"reachable": fleet.state is not None}, **fleet.document()}
         if self._view is None:
             return "" if fleet.error is None else f"the orchestrator does not answer: {fleet.error.message}", seen
         seen |= {"manager": {"reachable": self.manager_answers}, "models": len(self._view().models)}
+        seen["troubled"] = _troubled(self._view(), fleet)
         if self._view().epoch < 0:
             return "the manager has not sent its catalog yet", seen
         if fleet.error is not None:
@@ -95,3 +96,17 @@ class Status:
                 **seen,  # only what this daemon can know: one without the gateway role has no catalog
             }
         )
+
+
+def _troubled(view: View, fleet: Fleet) -> list[dict[str, Any]]:
+    """Return what one looks for when requests are refused: models that were unloaded, versions that failed to load."""
+    found = []
+    for name, model in sorted(view.models.items()):
+        # Unloading is about the whole model: once is enough.
+        entries = [model.current] if name in view.unloaded else [model.versions[n] for n in sorted(model.versions)]
+        for version in [entry.version for entry in entries]:
+            standing = fleet.standing(version)
+            if standing.state in ("FAILED", "UNLOADED"):
+                state, reason = standing.state, standing.reason
+                found.append({"name": name, "version": version.number, "state": state, "reason": reason})
+    return found
