@@ -192,8 +192,8 @@ install_user() {
     put "$here/completions/tetherctl.bash" "$share/bash-completion/completions/tetherctl"
     put "$here/completions/_tetherctl" "$share/zsh/site-functions/_tetherctl"
     put "$here/completions/tetherctl.fish" "$fish/tetherctl.fish"
-    for page in "$here"/man/*.1; do
-        put "$page" "$share/man/man1/$(basename "$page")"
+    for page in "$here"/man/*.[18]; do
+        put "$page" "$share/man/man${page##*.}/$(basename "$page")"
     done
     done_if_dry
     say "installed Tether $version in $data/$version, with links in $links"
@@ -214,8 +214,8 @@ uninstall_user() {
     act rm -rf "$data"
     act rm -f "$share/bash-completion/completions/tetherctl" "$share/zsh/site-functions/_tetherctl" \
         "$fish/tetherctl.fish"
-    for page in "$here"/man/*.1; do
-        act rm -f "$share/man/man1/$(basename "$page")"
+    for page in "$here"/man/*.[18]; do
+        act rm -f "$share/man/man${page##*.}/$(basename "$page")"
     done
     if [ "$purge" = yes ]; then
         act rm -rf "${XDG_STATE_HOME:-$HOME/.local/state}/tether" "${XDG_CACHE_HOME:-$HOME/.cache}/tether" \
@@ -251,8 +251,8 @@ install_system() {
     put "$here/completions/tetherctl.bash" /usr/local/share/bash-completion/completions/tetherctl
     put "$here/completions/_tetherctl" /usr/local/share/zsh/site-functions/_tetherctl
     put "$here/completions/tetherctl.fish" /usr/local/share/fish/vendor_completions.d/tetherctl.fish
-    for page in "$here"/man/*.1; do
-        put "$page" "/usr/local/share/man/man1/$(basename "$page")"
+    for page in "$here"/man/*.[18]; do
+        put "$page" "/usr/local/share/man/man${page##*.}/$(basename "$page")"
     done
     if ! id tether >/dev/null 2>&1; then
         act useradd --system --user-group --home-dir /var/lib/tether --no-create-home --shell /usr/sbin/nologin tether
@@ -302,8 +302,8 @@ uninstall_system() {
     act rm -rf "$prefix"
     act rm -f /usr/local/share/bash-completion/completions/tetherctl /usr/local/share/zsh/site-functions/_tetherctl \
         /usr/local/share/fish/vendor_completions.d/tetherctl.fish
-    for page in "$here"/man/*.1; do
-        act rm -f "/usr/local/share/man/man1/$(basename "$page")"
+    for page in "$here"/man/*.[18]; do
+        act rm -f "/usr/local/share/man/man${page##*.}/$(basename "$page")"
     done
     if [ "$purge" = yes ]; then
         act rm -rf /var/lib/tether /var/cache/tether /etc/tether

@@ -51,7 +51,7 @@ class Serve(Protocol):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    parser = _parser()
+    parser = command_line()
     chosen = parser.parse_args(arguments)
     if not hasattr(chosen, "command"):
         parser.print_help(sys.stderr)
@@ -217,7 +217,8 @@ def _settings(chosen: argparse.Namespace) -> Settings:
     return load.load(Path(chosen.config) if chosen.config else None, chosen.set, named)
 
 
-def _parser() -> argparse.ArgumentParser:
+def command_line() -> argparse.ArgumentParser:
+    """Return the parser of every command and option."""
     parser = argparse.ArgumentParser("tetherd", description="The Tether daemon.", epilog=_EXITS, allow_abbrev=False)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     run_parser = commands.add_parser("run", help="serve until told to stop", allow_abbrev=False)
