@@ -105,3 +105,73 @@ def test_there_are_only_so_many() -> None:
     templates = known(*kinds)
     assert len(templates._known) == MAX_TEMPLATES
     assert [read(templates, text) for text in kinds] == [in_full(text) for text in kinds]
+
+
+def binary(
+    shape: tuple[int, ...] = (1, 3), size: int | None = None, blobs: bytes | None = None, **more: Any
+) -> tuple[bytes, int]:
+    size = 4 * shape[0] * shape[1] if size is None else size
+    one = {"name": "x", "datatype": "FP32", "shape": shape, "parameters": {"binary_data_size": size}}
+    head = json.dumps({"inputs": [one], **more}).encode()
+    return head + (bytes(range(size)) if blobs is None else blobs), len(head)
+
+
+def read_binary(templates: Templates, text: bytes, length: int) -> Prepared | None:
+    try:
+        return plain(templates.read_binary(text, length))
+    except InvalidInput:
+        return None
+
+
+def binary_in_full(text: bytes, length: int) -> Prepared | None:
+    try:
+        return plain(prepare(openinference.decode(text, length), SIGNATURE))
+    except InvalidInput:
+        return None
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        binary(blobs=bytes(12)),
+        binary((2, 3)),
+        binary(blobs=bytes(11)),
+        binary(blobs=bytes(13)),
+        binary(size=8),
+        binary(id="7"),
+        binary((0, 3)),
+        (binary()[0], 5),
+        (binary()[0], 10_000),
+    ],
+)
+def test_a_known_head_changes_nothing_but_the_time_it_takes(request_: tuple[bytes, int]) -> None:
+    templates = Templates(SIGNATURE)
+    templates.read_binary(*binary())
+    templates.read_binary(*binary((2, 3)))
+    for _ in range(2):
+        assert read_binary(templates, *request_) == binary_in_full(*request_)
+
+
+def test_a_head_is_read_once() -> None:
+    templates = Templates(SIGNATURE)
+    first = templates.read_binary(*binary())
+    again = templates.read_binary(*binary(blobs=bytes(12)))
+    assert again.wanted is first.wanted
+    assert bytes(again.inputs[0].data) == bytes(12)
+    assert len(templates._heads) == 1
+
+
+def test_mixed_requests_are_read_in_full() -> None:
+    signature = Signature(
+        (TensorSpec("x", "FP32", (-1,)), TensorSpec("y", "FP32", (-1,))),
+        (TensorSpec("z", "FP32", (-1,)),),
+        batchable=True,
+    )
+    x = {"name": "x", "datatype": "FP32", "shape": [1], "data": [1.0]}
+    y = {"name": "y", "datatype": "FP32", "shape": [1], "parameters": {"binary_data_size": 4}}
+    templates = Templates(signature)
+    for inputs in ([x, y], [y, x]):
+        head = json.dumps({"inputs": inputs}).encode()
+        prepared = templates.read_binary(head + bytes(4), len(head))
+        assert [one.name for one in prepared.inputs] == ["x", "y"]
+    assert not templates._heads

@@ -51,12 +51,29 @@ class Template(msgspec.Struct, frozen=True):
         return Prepared(known.request, [Tensor(self.name, self.datatype, self.shape, data)], known.wanted, known.rows)
 
 
+class Head(msgspec.Struct, frozen=True):
+    """The JSON part of a request whose inputs are all binary, of ``size`` bytes, and of sizes that their shapes fix."""
+
+    size: int
+    inputs: list[tuple[str, str, tuple[int, ...], int]]
+    prepared: Prepared
+
+    def fill(self, blobs: memoryview) -> Prepared:
+        """Return the request of this head with these ``size`` bytes of data."""
+        tensors, at = [], 0
+        for name, datatype, shape, size in self.inputs:
+            tensors.append(Tensor(name, datatype, shape, blobs[at : at + size]))
+            at += size
+        return Prepared(self.prepared.request, tensors, self.prepared.wanted, self.prepared.rows)
+
+
 class Templates:
     """The templates of one model version, learned from the requests it gets."""
 
     def __init__(self, signature: Signature) -> None:
         self._signature = signature
         self._known: list[Template] = []
+        self._heads: dict[bytes, Head] = {}
 
     def read(self, body: bytes) -> Prepared:
         """Decode a JSON request and check it against the signature. Raises InvalidInput."""
@@ -68,6 +85,29 @@ class Templates:
         if len(self._known) < MAX_TEMPLATES and (learned := learn(body, prepared)) is not None:
             self._known.append(learned)
         return prepared
+
+    def read_binary(self, body: bytes, length: int) -> Prepared:
+        """Decode a request whose JSON part has ``length`` bytes, and check it. Raises InvalidInput."""
+        head = self._heads.get(body[:length])
+        if head is not None and head.size == len(body) - length:
+            return head.fill(memoryview(body)[length:])
+        prepared = prepare(openinference.decode(body, length), self._signature)
+        if len(self._heads) < MAX_TEMPLATES and length <= _LONGEST and _is_all_binary(prepared, len(body) - length):
+            inputs = [(one.name, one.datatype, one.shape, len(one.data)) for one in prepared.inputs]
+            self._heads[body[:length]] = Head(len(body) - length, inputs, _without_inputs(prepared))
+        return prepared
+
+
+def _is_all_binary(prepared: Prepared, size: int) -> bool:
+    """Return whether ``size`` bytes of blobs are the data of all inputs, in the order that they are bound in."""
+    given = [one.name for one in prepared.request.inputs]
+    fixed = all(one.datatype != "BYTES" for one in prepared.inputs)  # of those every element is checked
+    ordered = given == [one.name for one in prepared.inputs]
+    return fixed and ordered and not prepared.request.id and sum(len(one.data) for one in prepared.inputs) == size
+
+
+def _without_inputs(prepared: Prepared) -> Prepared:
+    return Prepared(msgspec.structs.replace(prepared.request, inputs=[]), [], prepared.wanted, prepared.rows)
 
 
 def learn(body: bytes, prepared: Prepared) -> Template | None:
@@ -82,6 +122,6 @@ def learn(body: bytes, prepared: Prepared) -> Template | None:
     tensor = prepared.inputs[0]
     if not openinference.has_empty_data(prefix + b"[]" + suffix):
         return None
-    head = Prepared(msgspec.structs.replace(prepared.request, inputs=[]), [], prepared.wanted, prepared.rows)
-    template = Template(prefix, suffix, tensor.name, tensor.datatype, tensor.shape, prod(tensor.shape), head)
+    count, head = prod(tensor.shape), _without_inputs(prepared)
+    template = Template(prefix, suffix, tensor.name, tensor.datatype, tensor.shape, count, head)
     return template if template.count and template.fill(body) is not None else None

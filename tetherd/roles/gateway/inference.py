@@ -109,5 +109,6 @@ def _decode(exchange: Exchange, entry: Entry, body: bytes) -> Prepared:
     length = exchange.number(openinference.HEADER_LENGTH)
     if length is None:
         return entry.templates.read(body)
-    request = openinference.decode(body, length) if length else openinference.decode_raw(body, entry.signature)
-    return inference.prepare(request, entry.signature)
+    if length:
+        return entry.templates.read_binary(body, length)
+    return inference.prepare(openinference.decode_raw(body, entry.signature), entry.signature)
