@@ -22,6 +22,8 @@ from tetherd.wire.messages import (
     Loaded,
     NextCommands,
     Release,
+    Report,
+    Take,
 )
 
 V = Digest("sha256:m-1")
@@ -217,6 +219,21 @@ async def test_release_unloads_and_refuses_until_ensure() -> None:
             await cluster.infer(2)
         await cluster.call(Ensure("m", 1, V))
         assert numbers((await cluster.infer(3)).outputs) == (3,)
+
+
+@simulated
+async def test_a_runner_that_offers_is_ready_whatever_its_worker_said_last() -> None:
+    async with Cluster() as cluster:
+        worker = cluster.workers[0]._place.worker
+        loading = Loaded("r", "m", 1, Digest("sha256:m-1"), "LOADING")
+        await cluster.call(Report("other", "n", 1, 0, 1, [loading]))
+        take = Take("r", "other", "m", 1, Digest("sha256:m-1"), 8)
+        offer = asyncio.create_task(cluster.call(take))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        (other,) = [one for one in (await cluster.fleet()).workers if one.worker != worker]
+        assert other.runners[0].state == "READY"
+        offer.cancel()
 
 
 @simulated

@@ -144,6 +144,8 @@ class Desk:
         seat = Seat(lane, take, self._fleet.get(take.worker), context.peer, context.deadline)
         lane.parked.append(seat)
         lane.wanted = NEVER
+        if take.finished is None and seat.worker:
+            seat.worker.serves(take.runner)
         self.dispatch(lane)
         try:
             return await seat.waiter

@@ -60,6 +60,12 @@ class Worker:
         """Whether it was told to load a version and has not acted yet: what it reports of it is of the past."""
         return any(load.version == version for load in (*self.loads, *self._fetched))
 
+    def serves(self, runner: str) -> None:
+        """Note that a runner is ready, which its own offer may say before its worker does."""
+        for loaded in self.report.runners:
+            if loaded.runner == runner and loaded.state == "LOADING":
+                loaded.state = "READY"
+
     def has(self, version: str) -> list[Loaded]:
         """Return its runners of a version, whatever their state."""
         return [runner for runner in self.report.runners if runner.version == version]
