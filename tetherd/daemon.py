@@ -35,8 +35,8 @@ from tetherd.wire.messages import Request
 async def serve(config: Config, *, ready: Callable[[], None]) -> None:
     """Run the configured roles until cancelled; then finish what is in flight, and end.
 
-    ``ready`` is called once every socket listens. Raises BadConfig for what only shows when it is tried: an address in
-    use, a directory that cannot be written.
+    ``ready`` is called once every socket listens. Raises InUse and BadConfig for what only shows when it is tried: an
+    address that another process has, a file where a socket should be.
     """
     daemon = Daemon(config, SystemClock())
     # What is alive now stays alive: the collector need not walk it again and again, 30 ms each time, under load.
