@@ -87,6 +87,10 @@ class Engine(Protocol):
         """End an execution that is over its budget; return by how many seconds it is (0 = it is not)."""
         ...
 
+    def close(self) -> None:
+        """Give its memory back to the host. Nothing else is called from here on."""
+        ...
+
 
 class Blobs(Protocol):
     """Content-addressed storage. Thread-safe and blocking: roles call it off the event loop.

@@ -21,14 +21,13 @@ def inside(shared_host: Host) -> Daemon:
     return daemon
 
 
-def pss(daemon: Daemon) -> int:
-    """Return the bytes that a daemon and its runners take together, shared ones counted once."""
-    total = 0
-    for pid in {daemon.pid, *daemon.remember()}:
-        rollup = Path(f"/proc/{pid}/smaps_rollup")
-        if rollup.exists():
-            total += next(int(line.split()[1]) * 1024 for line in rollup.read_text().splitlines() if line[:4] == "Pss:")
-    return total
+def anonymous(daemon: Daemon) -> int:
+    """Return the bytes that a daemon's own process holds, without the files it maps.
+
+    A runner gives its memory back by ending, and what a mapped file takes depends on who else maps it.
+    """
+    rollup = Path(f"/proc/{daemon.pid}/smaps_rollup").read_text()
+    return next(int(line.split()[1]) * 1024 for line in rollup.splitlines() if line.startswith("Anonymous:"))
 
 
 def test_models_inside_the_worker_serve(inside: Daemon) -> None:
@@ -84,7 +83,7 @@ def test_loading_and_unloading_returns_memory(host: Host, isolation: str) -> Non
 
     def at_rest() -> int:
         until(lambda: len(daemon.remember()) == 1, "only the spare runner is left")
-        return pss(daemon)
+        return anonymous(daemon)
 
     for _ in range(3):
         cycle()

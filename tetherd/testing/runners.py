@@ -37,6 +37,7 @@ class FakeEngine:
         self.bytes = 0
         self.executed: list[list[Tensor]] = []
         self.ended = threading.Event()  # set when an execution is told to end
+        self.closed = False
         self._answer = answer
         self._ns = ns
 
@@ -55,6 +56,10 @@ class FakeEngine:
     def watch(self, now: Seconds) -> Seconds:  # noqa: ARG002
         """See ports.Engine."""
         return 0.0
+
+    def close(self) -> None:
+        """See ports.Engine."""
+        self.closed = True
 
 
 class FakeRunner:

@@ -41,6 +41,21 @@ def test_it_serves_without_a_process() -> None:
 
 
 @pytest.mark.parametrize("patience", [0, 5])
+def test_its_engine_is_closed_when_it_ends(patience: int) -> None:
+    async def main() -> None:
+        async with Cluster(workers=0) as cluster:
+            engine = FakeEngine()
+            runner = await launcher(cluster, engine).launch()
+            await runner.assign(ASSIGNMENT)
+            assert await runner.event() == Event("loaded")
+            assert not engine.closed
+            await runner.stop(patience)
+            assert engine.closed
+
+    simulate(main)
+
+
+@pytest.mark.parametrize("patience", [0, 5])
 def test_it_can_be_ended_before_and_while_it_serves(patience: int) -> None:
     async def main() -> None:
         async with Cluster(workers=0) as cluster:

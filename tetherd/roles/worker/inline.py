@@ -56,17 +56,23 @@ class InlineRunner:
     async def _serve(self, assignment: Assignment) -> None:
         try:
             engine = await asyncio.to_thread(self._load, assignment)
-            inline = self._inline = Inline(assignment, engine, self._orchestrator, self._clock)
-            async with asyncio.TaskGroup() as group:
-                slots = [group.create_task(inline.serve()) for _ in range(SLOTS)]
-                watch = group.create_task(self._watch(engine, inline))
-                self._events.put_nowait(Event("loaded", bytes=engine.bytes))
-                await asyncio.wait(slots)
-                watch.cancel()
+            try:
+                await self._execute(assignment, engine)
+            finally:
+                engine.close()
         except TetherError as error:
             self._events.put_nowait(Event("failed", reason=error.message))
         finally:
             self._events.put_nowait(None)
+
+    async def _execute(self, assignment: Assignment, engine: Engine) -> None:
+        inline = self._inline = Inline(assignment, engine, self._orchestrator, self._clock)
+        async with asyncio.TaskGroup() as group:
+            slots = [group.create_task(inline.serve()) for _ in range(SLOTS)]
+            watch = group.create_task(self._watch(engine, inline))
+            self._events.put_nowait(Event("loaded", bytes=engine.bytes))
+            await asyncio.wait(slots)
+            watch.cancel()
 
     async def _watch(self, engine: Engine, inline: Inline) -> None:
         executed = 0
