@@ -102,6 +102,12 @@ class Forbidden(TetherError):
     exit_code = 4
 
 
+class PermissionDenied(Forbidden):
+    """The calling node is no member of this network, or has no role that may call this."""
+
+    code = "PERMISSION_DENIED"
+
+
 class Conflict(TetherError):
     """The current state forbids it; ``details`` carries the state."""
 

@@ -25,6 +25,7 @@ RESERVED_NAMES: Final = frozenset({"stats"})
 _MODEL = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _ALIAS = re.compile(r"[a-z][a-z0-9._-]{0,31}")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_NODE_ID = re.compile(r"[0-9a-f]{64}")
 
 
 class Datatype(msgspec.Struct, frozen=True):
@@ -117,6 +118,26 @@ class Reference(msgspec.Struct, frozen=True):
         if self.version is not None:
             return f"{self.model}@{self.version}"
         return self.model if self.alias == LATEST else f"{self.model}@{self.alias}"
+
+
+class Credentials(msgspec.Struct, frozen=True):
+    """What a node shows its peers and judges them by, as PEM text.
+
+    ``node`` is its id; ``chain_pem`` its certificate, then the issuing one; ``roots_pem`` every root it trusts.
+    """
+
+    node: str
+    key_pem: str
+    chain_pem: str
+    roots_pem: str
+
+    def __repr__(self) -> str:
+        return f"Credentials(node={self.node!r})"  # whatever is printed or logged shows no key
+
+
+def is_node_id(text: str) -> bool:
+    """Tell whether ``text`` is 64 lower-case hexadecimal digits, as the id of a node is."""
+    return _NODE_ID.fullmatch(text) is not None
 
 
 def parse_model(text: str) -> str:
