@@ -2,6 +2,7 @@ import asyncio
 import contextlib
 import tempfile
 import threading
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from tetherd.errors import (
 from tetherd.ports import Context
 from tetherd.roles.manager import MAX_CHUNK, Manager
 from tetherd.types import Digest, Signature, Tensor, TensorSpec
+from tetherd.wire.chunks import CHUNK
 from tetherd.wire.manifest import Config, decode_config, digest_of, parse
 from tetherd.wire.messages import (
     Commit,
@@ -391,3 +393,19 @@ async def test_a_disk_that_fails_does_not_end_the_role(world):
     world.blobs.discard = discard
     await swept(world)
     assert world.names() == set()
+
+
+async def test_the_manifest_knows_every_chunk_of_a_large_file(tmp_path):
+    world = World(tmp_path)
+    world.manager._max_model = 16 << 20
+    world.blobs._max_size = 16 << 20
+    data = bytes(range(256)) * (CHUNK // 128) + b"rest"
+    for at in range(0, len(data), MAX_CHUNK):
+        await world.ask(PutBlob(digest_of(data), at, len(data), chunk(data[at : at + MAX_CHUNK])))
+    files = [FileEntry("model.onnx", digest_of(data), len(data))]
+    version = await world.ask(Commit("digits", files))
+    found = parse(bytes((await world.ask(GetManifest(version.version))).data.data)).blobs()
+    pieces = [data[at : at + CHUNK] for at in range(0, len(data), CHUNK)]
+    assert [list(item.chunks) for item in found if item.digest == digest_of(data)] == [
+        [sha256(piece).digest() for piece in pieces]
+    ]

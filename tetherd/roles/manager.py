@@ -7,11 +7,13 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
 from typing import Any, Final, TypeVar
 
 from tetherd.errors import BlobNotFound, InvalidInput, ModelNotFound, TetherError, TooLarge, VersionNotFound
 from tetherd.ports import Blobs, Clock, Context, Handler, Inspector, Ledger
 from tetherd.types import Digest, Seconds, Tensor, parse_alias, parse_model
+from tetherd.wire.chunks import CHUNK
 from tetherd.wire.manifest import MAX_MANIFEST, build, check_files, digest_of, encode_config
 from tetherd.wire.messages import (
     Alias,
@@ -144,7 +146,8 @@ class Manager:
         """Make a version that does not exist yet; nobody sees any of it before the ledger has it."""
         config = await self._inspector.inspect(files, self._blobs.copy)
         description = encode_config(config)
-        manifest = build(request.model, files, description)
+        chunks = await self._on_disk(self._chunks, files)
+        manifest = build(request.model, files, description, chunks)
         draft = Version(
             model=request.model,
             number=0,
@@ -216,6 +219,15 @@ class Manager:
                 raise InvalidInput(
                     f"{file.path!r} is listed with {file.size:,} bytes but has {state.offset:,}", fix="push it again"
                 )
+
+    def _chunks(self, files: Sequence[FileEntry]) -> dict[Digest, list[bytes]]:
+        """Return the digest of every chunk of the files that have several."""
+        found: dict[Digest, list[bytes]] = {}
+        for file in files:
+            if file.size > CHUNK and file.digest not in found:
+                starts = range(0, file.size, CHUNK)
+                found[file.digest] = [sha256(self._blobs.read(file.digest, at, CHUNK)[0]).digest() for at in starts]
+        return found
 
     def _write(self, *documents: bytes) -> None:
         for document in documents:

@@ -2,18 +2,21 @@
 
 It is an OCI image manifest, so that registry tools can carry it. It has exactly one spelling: canonical JSON, files
 sorted by path. It names its model, so that the same files under two names are two versions, which share their blobs.
+A file of several chunks carries the chunks' digests as an annotation: whoever holds the version's digest can then judge
+every 4 MiB by itself, whoever sent it. Manifests without these lists, as written before there were any, stay valid.
 ``parse`` must never return what ``build`` would not have written.
 """
 
 import hashlib
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
 
 from tetherd.errors import ModelInvalid, UnsupportedMedia
 from tetherd.types import Buffer, Digest, Signature, parse_digest, parse_model
+from tetherd.wire.chunks import Blob, blob, spell
 from tetherd.wire.messages import FileEntry
 
 MANIFEST_TYPE: Final = "application/vnd.oci.image.manifest.v1+json"
@@ -22,6 +25,7 @@ CONFIG_TYPE: Final = "application/vnd.tether.model.config.v1+json"
 FILE_TYPE: Final = "application/vnd.tether.model.file.v1"
 TITLE: Final = "org.opencontainers.image.title"
 NAME: Final = "org.opencontainers.image.ref.name"
+CHUNKS: Final = "vnd.tether.chunks.sha256"
 
 MAX_FILES: Final = 1_000
 MAX_MANIFEST: Final = 1 << 20
@@ -69,6 +73,11 @@ class Manifest(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_field
         """Return the files, sorted by path."""
         return [FileEntry(item.annotations[TITLE], Digest(item.digest), item.size) for item in self.layers]
 
+    def blobs(self) -> list[Blob]:
+        """Return what has to be stored besides the manifest to hold this version: config and files, each once."""
+        found = {item.digest: item for item in [self.config, *self.layers]}
+        return [blob(Digest(item.digest), item.size, item.annotations.get(CHUNKS, "")) for item in found.values()]
+
 
 def digest_of(data: Buffer) -> Digest:
     """Return the digest that names ``data``."""
@@ -88,16 +97,28 @@ def decode_config(data: Buffer) -> Config:
         raise ModelInvalid(f"the model's description is malformed: {error}", fix="push the model again") from error
 
 
-def build(model: str, files: Iterable[FileEntry], config: bytes) -> bytes:
+def build(
+    model: str, files: Iterable[FileEntry], config: bytes, chunks: Mapping[Digest, Sequence[bytes]] | None = None
+) -> bytes:
     """Return the manifest of a model's version: these files, this config blob. The order of ``files`` does not matter.
+
+    ``chunks`` has the chunks' digests of files that have several; they are left out where they would make the manifest
+    too long, which takes some 95 GiB.
 
     Raises ModelInvalid for files that no version may have, InvalidInput for what is not a digest or a model's name.
     """
     parse_model(model)
     listed = sorted(files, key=lambda file: file.path)
     check_files(listed)
-    layers = [Descriptor(file.digest, FILE_TYPE, file.size, {TITLE: file.path}) for file in listed]
-    return _encode(model, Descriptor(digest_of(config), CONFIG_TYPE, len(config)), layers)
+    lists = {digest: {CHUNKS: spell(each)} for digest, each in (chunks or {}).items()}
+    described = Descriptor(digest_of(config), CONFIG_TYPE, len(config))
+    layers = [Descriptor(f.digest, FILE_TYPE, f.size, {TITLE: f.path} | lists.get(f.digest, {})) for f in listed]
+    data = _encode(model, described, layers)
+    if len(data) > MAX_MANIFEST and lists:
+        data = _encode(model, described, [Descriptor(f.digest, FILE_TYPE, f.size, {TITLE: f.path}) for f in listed])
+    if len(data) > MAX_MANIFEST:
+        raise _too_long()
+    return data
 
 
 def parse(data: Buffer) -> Manifest:
@@ -115,6 +136,7 @@ def parse(data: Buffer) -> Manifest:
     parse_model(found.model)
     check_files(found.files())
     parse_digest(found.config.digest)
+    found.blobs()  # raises where a list of chunks is not one
     if found.config.size < 0 or _encode(found.model, found.config, found.layers) != bytes(data):
         raise ModelInvalid("the manifest is not in canonical form", fix="push the model with tetherctl")
     return found
@@ -168,20 +190,19 @@ def _canonical(value: Any) -> bytes:
 
 def _encode(model: str, config: Descriptor, layers: Iterable[Descriptor]) -> bytes:
     """Spell a manifest from what may differ between two: the model's name, digests, sizes and paths."""
-    files = sorted((item.annotations[TITLE], item.digest, item.size) for item in layers)
-    data = _canonical(
+    files = sorted(layers, key=lambda item: item.annotations[TITLE])
+    lists = {item.digest: {CHUNKS: item.annotations[CHUNKS]} for item in files if CHUNKS in item.annotations}
+    titles = [{TITLE: item.annotations[TITLE]} | lists.get(item.digest, {}) for item in files]
+    return _canonical(
         Manifest(
             annotations={NAME: model},
             artifact_type=ARTIFACT_TYPE,
             config=Descriptor(config.digest, CONFIG_TYPE, config.size),
-            layers=[Descriptor(digest, FILE_TYPE, size, {TITLE: path}) for path, digest, size in files],
+            layers=[Descriptor(f.digest, FILE_TYPE, f.size, title) for f, title in zip(files, titles, strict=True)],
             media_type=MANIFEST_TYPE,
             schema_version=2,
         )
     )
-    if len(data) > MAX_MANIFEST:
-        raise _too_long()
-    return data
 
 
 def _too_long() -> ModelInvalid:
