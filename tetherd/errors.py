@@ -128,6 +128,71 @@ class InUse(Conflict):
     code = "IN_USE"
 
 
+class WrongToken(InvalidInput):
+    """A join token that is damaged, or that nobody issued."""
+
+    code = "TOKEN_INVALID"
+
+
+class TokenExpired(Forbidden):
+    """A join token whose time is over."""
+
+    code = "TOKEN_EXPIRED"
+
+
+class TokenUsed(Conflict):
+    """A join token that another host has used."""
+
+    code = "TOKEN_USED"
+
+
+class WrongNetwork(Forbidden):
+    """Whoever answers belongs to another network, or this host does."""
+
+    code = "WRONG_NETWORK"
+
+
+class PinMismatch(Forbidden):
+    """Whoever answers does not have the root key that the join token names."""
+
+    code = "PIN_MISMATCH"
+    exit_code = 11
+
+
+class ClockSkew(Forbidden):
+    """This host's clock and the network's are too far apart for certificates to be judged."""
+
+    code = "CLOCK_SKEW"
+
+
+class Revoked(Forbidden):
+    """The node is no member of the network any more."""
+
+    code = "REVOKED"
+
+
+class NodeNotFound(TetherError):
+    """No member of that id or name."""
+
+    code = "NODE_NOT_FOUND"
+    status = 404
+    exit_code = 3
+
+
+class NotInNetwork(Conflict):
+    """This host is in no network, or does not hold its authority."""
+
+    code = "NOT_IN_NETWORK"
+
+
+class BadRoster(TetherError):
+    """A list of members that the network's authority did not sign, or that is older than the one in force."""
+
+    code = "ROSTER_INVALID"
+    status = 422
+    exit_code = 11
+
+
 class TooLarge(TetherError):
     """A body, file or tensor beyond the configured bound."""
 

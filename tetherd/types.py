@@ -9,13 +9,16 @@ from tetherd.errors import InvalidInput
 
 Seconds: TypeAlias = float
 Buffer: TypeAlias = bytes | bytearray | memoryview
-RoleName: TypeAlias = Literal["gateway", "orchestrator", "worker", "manager"]
+RoleName: TypeAlias = Literal["gateway", "orchestrator", "worker", "manager", "relay"]
 Isolation: TypeAlias = Literal["process", "thread"]
 
 Digest = NewType("Digest", str)
 """``sha256:`` and 64 lower-case hexadecimal digits."""
 
-ROLES: Final[tuple[RoleName, ...]] = ("gateway", "orchestrator", "worker", "manager")
+DEFAULT_ROLES: Final[tuple[RoleName, ...]] = ("gateway", "orchestrator", "worker", "manager")
+"""What a host does that was told nothing: everything that needs no other host."""
+
+ROLES: Final[tuple[RoleName, ...]] = (*DEFAULT_ROLES, "relay")
 LATEST: Final = "latest"
 """The alias an unqualified model name stands for."""
 
@@ -25,6 +28,7 @@ RESERVED_NAMES: Final = frozenset({"stats"})
 _MODEL = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _ALIAS = re.compile(r"[a-z][a-z0-9._-]{0,31}")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
 _NODE_ID = re.compile(r"[0-9a-f]{64}")
 
 
@@ -162,6 +166,20 @@ def parse_digest(text: str) -> Digest:
     if not _DIGEST.fullmatch(text):
         raise InvalidInput(f"{text[:80]!r} is not a digest", fix="use sha256: and 64 lower-case hexadecimal digits")
     return Digest(text)
+
+
+def parse_node(text: str) -> str:
+    """Return ``text`` if it is a node's id, the SHA-256 of its public key; raise InvalidInput otherwise."""
+    if not is_node_id(text):
+        raise InvalidInput(f"{text[:80]!r} is not a node id", fix="a node id has 64 lower-case hexadecimal digits")
+    return text
+
+
+def parse_host_name(text: str) -> str:
+    """Return ``text`` if a node or a network can be called so; raise InvalidInput otherwise."""
+    if not _HOST_NAME.fullmatch(text):
+        raise InvalidInput(f"{text[:80]!r} is not a name", fix="use 1 to 64 letters, digits and . _ -")
+    return text
 
 
 def digest_hex(digest: str) -> str:
