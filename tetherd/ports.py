@@ -9,6 +9,7 @@ from tetherd.types import Buffer, Digest, Seconds, Signature, Tensor
 from tetherd.wire.assignments import Assignment, Event
 from tetherd.wire.manifest import Config
 from tetherd.wire.messages import Alias, BlobState, Catalog, FileEntry, Request, Version
+from tetherd.wire.relay import Way
 
 R = TypeVar("R")
 
@@ -19,15 +20,17 @@ REQUEST_ID: Final[ContextVar[str]] = ContextVar("request_id", default="")
 class Context:
     """What travels beside a request: until when it matters, who sent it, and the id that its log lines carry.
 
-    ``peer`` identifies a connection for its life; None stands for this very process.
+    ``peer`` identifies a connection for its life; None stands for this very process. ``node`` is the id of the node at
+    the other end, proven by its certificate; empty for this host, which is trusted.
     """
 
-    __slots__ = ("deadline", "peer", "request_id")
+    __slots__ = ("deadline", "node", "peer", "request_id")
 
-    def __init__(self, deadline: Seconds, peer: int | None = None, request_id: str = "") -> None:
+    def __init__(self, deadline: Seconds, peer: int | None = None, request_id: str = "", node: str = "") -> None:
         self.deadline = deadline
         self.peer = peer
         self.request_id = request_id
+        self.node = node
 
 
 Handler: TypeAlias = Callable[[Any, Context], Coroutine[Any, Any, Any]]
@@ -204,4 +207,64 @@ class Launcher(Protocol):
 
     async def launch(self) -> Runner:
         """Return a runner that waits for its assignment. Raises Unavailable when none can be started."""
+        ...
+
+
+class Junction(Protocol):
+    """Where a relay's connections meet: joins those that bring the tickets of one session, and looks into none."""
+
+    @property
+    def port(self) -> int:
+        """Return the port that tickets are brought to."""
+        ...
+
+    async def run(
+        self, claim: Callable[[bytes], int], ended: Callable[[int, int], None], ready: Callable[[], None]
+    ) -> None:
+        """Serve until cancelled.
+
+        ``claim`` turns a ticket into a session's id or raises Forbidden. ``ended`` is called with the id and the bytes
+        that a session carried when it is over, unless it was ended from here.
+        """
+        ...
+
+    def moved(self) -> Mapping[int, int]:
+        """Return the bytes that each session under way has carried, both ways together."""
+        ...
+
+    def end(self, session: int) -> int:
+        """Cut a session's connections; return the bytes it carried."""
+        ...
+
+
+class Guest(Protocol):
+    """A connection on this host that is to be continued through a relay."""
+
+    async def carry(self, way: Way) -> int:
+        """Continue it until either end is done; return the bytes that came from the relay. Raises Unreachable."""
+        ...
+
+
+class Door(Protocol):
+    """A listener on this host's loopback that leads elsewhere."""
+
+    @property
+    def address(self) -> str:
+        """Return ``127.0.0.1:port``."""
+        ...
+
+    def close(self) -> None:
+        """Listen no more and cut what goes through."""
+        ...
+
+
+class Tunnels(Protocol):
+    """This host's ends of relayed connections."""
+
+    async def connect(self, host: str, port: int) -> Guest:
+        """Connect to a listener of this host. Raises Unreachable."""
+        ...
+
+    def listen(self, receive: Callable[[Guest], Coroutine[Any, Any, None]]) -> Door:
+        """Open a door: ``receive`` is run for each connection, which is closed when it returns."""
         ...

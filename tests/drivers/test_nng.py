@@ -1,13 +1,20 @@
 import asyncio
+import contextlib
 import os
 import socket
 import stat
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
+from certificates import home
 
 from tetherd.drivers import nng
 from tetherd.errors import BadConfig, TetherError, TooLarge
+from tetherd.types import Credentials
 
 
 def test_every_socket_bounds_what_it_takes() -> None:
@@ -100,3 +107,108 @@ async def test_connections_are_told_when_they_begin_and_end(tmp_path: Path) -> N
                 nng.close_pipe(server, pipe)
                 assert await events.get() == ("-", pipe)
                 assert (await events.get())[0] == "+"  # it dials again
+
+
+# --- between hosts ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        found: int = probe.getsockname()[1]
+        return found
+
+
+@contextlib.contextmanager
+def open_door(port: int, credentials: Credentials) -> Iterator[tuple[Any, list[tuple[int, str]]]]:
+    """Listen over TLS; yield the socket, and everyone who came as (connection, node)."""
+    came: list[tuple[int, str]] = []
+
+    def welcome(pipe: int, node: str) -> bool:
+        came.append((pipe, node))
+        return True
+
+    with nng.closing(nng.open_rep(1 << 20)) as server:
+        nng.guard(server, welcome)
+        nng.listen(server, f"{nng.TLS}127.0.0.1:{port}", credentials)
+        yield server, came
+
+
+def knock(port: int, credentials: Credentials, node: str, patience: float = 0.4) -> bool:
+    """Tell whether a dial as ``credentials``, meaning ``node``, gets a connection."""
+    with nng.closing(nng.open_req(1 << 20, node)) as client:
+        nng.dial(client, f"{nng.TLS}127.0.0.1:{port}", nng.Secret(credentials, node))
+        until = time.monotonic() + patience
+        while not client.pipes and time.monotonic() < until:
+            time.sleep(0.005)
+        return bool(client.pipes)
+
+
+def test_a_node_is_known_by_its_certificate(port: int) -> None:
+    server, client = home().node(), home().node()
+    with open_door(port, server) as (_, came):
+        assert knock(port, client, server.node, patience=5)
+        assert {node for _, node in came} == {client.node}
+
+
+def test_who_dials_another_node_than_it_meant_gets_no_connection(port: int) -> None:
+    server, client = home().node(), home().node()
+    with open_door(port, server) as (_, came):
+        assert not knock(port, client, home().node().node)
+        assert not came
+
+
+def test_a_node_that_passes_itself_off_as_another_is_not_taken_for_it(port: int) -> None:
+    meant = home().node()
+    with open_door(port, home().node(san=f"{meant.node}.tether")):
+        assert not knock(port, home().node(), meant.node)
+
+
+def test_one_socket_listens_to_its_host_and_to_others(port: int, tmp_path: Path) -> None:
+    server, client = home().node(), home().node()
+    with open_door(port, server) as (found, came):
+        nng.listen(found, f"ipc://{tmp_path}/s")
+        with nng.closing(nng.open_req(1 << 20)) as local:
+            nng.dial(local, f"ipc://{tmp_path}/s")
+            assert knock(port, client, server.node, patience=5)
+            until = time.monotonic() + 5
+            while not local.pipes and time.monotonic() < until:
+                time.sleep(0.005)
+        assert {node for _, node in came} == {client.node, ""}
+
+
+def test_a_check_that_fails_admits_nobody(port: int) -> None:
+    server = home().node()
+
+    def fail(pipe: int, node: str) -> bool:
+        raise ValueError("a bug")
+
+    with nng.closing(nng.open_rep(1 << 20)) as found:
+        nng.guard(found, fail)
+        nng.listen(found, f"{nng.TLS}127.0.0.1:{port}", server)
+        knock(port, home().node(), server.node)
+        assert not found.pipes
+
+
+@pytest.mark.parametrize("kind", ["ipc:///x", "tcp://127.0.0.1:1"])
+def test_credentials_are_for_tls_and_tls_is_with_credentials(kind: str) -> None:
+    with nng.closing(nng.open_rep(1 << 20)) as found, pytest.raises(BadConfig, match="between hosts"):
+        nng.listen(found, kind, home().node())
+    with nng.closing(nng.open_rep(1 << 20)) as found, pytest.raises(BadConfig, match="between hosts"):
+        nng.listen(found, f"{nng.TLS}127.0.0.1:0")
+    with nng.closing(nng.open_req(1 << 20)) as found, pytest.raises(BadConfig, match="between hosts"):
+        nng.dial(found, f"{nng.TLS}127.0.0.1:1")
+
+
+def test_a_dial_says_whom_it_means() -> None:
+    with nng.closing(nng.open_req(1 << 20)) as found, pytest.raises(BadConfig, match="which node"):
+        nng.dial(found, f"{nng.TLS}127.0.0.1:1", nng.Secret(home().node(), ""))
+
+
+@pytest.mark.parametrize("field", ["key_pem", "chain_pem", "roots_pem"])
+def test_credentials_that_cannot_be_read_are_refused(field: str) -> None:
+    good = home().node()
+    spoilt = msgspec.structs.replace(good, **{field: "-----BEGIN NONSENSE-----"})
+    with nng.closing(nng.open_rep(1 << 20)) as found, pytest.raises(BadConfig, match="cannot be used"):
+        nng.listen(found, f"{nng.TLS}127.0.0.1:0", spoilt)

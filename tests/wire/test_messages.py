@@ -2,6 +2,7 @@ import inspect
 
 import pytest
 
+from tetherd.types import ROLES
 from tetherd.wire import messages
 from tetherd.wire.messages import Message, Request
 
@@ -23,6 +24,23 @@ def test_every_request_names_its_method_and_the_reply_it_is_typed_with(kind: typ
     assert issubclass(kind.REPLY, Message)
     base = next(base for base in kind.__orig_bases__ if getattr(base, "__origin__", None) is Request)  # type: ignore[attr-defined]
     assert base.__args__ == (kind.REPLY,)
+
+
+@pytest.mark.parametrize("kind", REQUESTS, ids=lambda kind: kind.__name__)
+def test_every_request_says_who_of_another_host_may_send_it(kind: type[Request[object]]) -> None:
+    assert "ROLES" in vars(kind)
+    assert set(ROLES) >= kind.ROLES
+
+
+def test_whoever_serves_no_models_moves_none() -> None:
+    for kind in (messages.Take, messages.Report, messages.NextCommands):
+        assert {"worker"} == kind.ROLES
+    for kind in (messages.Remove, messages.MoveAlias, messages.Rollback, messages.Infer):
+        assert "worker" not in kind.ROLES
+
+
+def test_what_must_not_be_done_twice_is_never_repeated() -> None:
+    assert not any(kind.REPEATABLE for kind in (messages.Take, messages.PutBlob, messages.MoveAlias, messages.Rollback))
 
 
 @pytest.mark.parametrize(

@@ -12,17 +12,20 @@ import stat
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import pynng
 from pynng import ffi, lib
 
-from tetherd.errors import BadConfig, Internal, InUse, TooLarge, Unavailable
-from tetherd.types import Buffer, Seconds
+from tetherd.errors import BadConfig, Internal, InUse, PermissionDenied, TooLarge, Unavailable
+from tetherd.types import Buffer, Credentials, Seconds, is_node_id
 
 CLOSED: Final = lib.NNG_ECLOSED
 CANCELED: Final = lib.NNG_ECANCELED
 TIMED_OUT: Final = lib.NNG_ETIMEDOUT
+
+TLS: Final = "tls+tcp://"
+"""How addresses between hosts begin: both ends show certificates."""
 
 _RECONNECT_MS: Final = (100, 2_000)
 _IPC_PATH_MAX: Final = 107
@@ -49,10 +52,14 @@ def open_rep(max_message: int) -> Any:
     return _bounded(pynng.Rep0(), max_message)
 
 
-def open_req(max_message: int) -> Any:
-    """Return a REQ socket that reports a lost connection instead of sending the request a second time."""
+def open_req(max_message: int, node: str = "") -> Any:
+    """Return a REQ socket that reports a lost connection instead of sending the request a second time.
+
+    It keeps no connection but one to ``node`` (empty = this host).
+    """
     socket = _bounded(pynng.Req0(resend_time=-1), max_message)
     socket.reconnect_time_min, socket.reconnect_time_max = _RECONNECT_MS
+    guard(socket, lambda _, found: found == node)
     return socket
 
 
@@ -67,17 +74,55 @@ def _bounded(socket: Any, max_message: int) -> Any:
     return socket
 
 
-def listen(socket: Any, address: str) -> None:
-    """Listen on ``address``. Raises BadConfig where nng would delete a file, InUse if it is taken."""
+class Secret(NamedTuple):
+    """What a dial over TLS needs beside the address: who dials, and the node that it means to reach."""
+
+    credentials: Credentials
+    node: str
+
+
+def listen(socket: Any, address: str, credentials: Credentials | None = None) -> Any:
+    """Listen on ``address`` and return the listener; ``credentials`` for ``tls+tcp://``, and only for it.
+
+    Raises BadConfig where nng would delete a file, InUse if the address is taken.
+    """
     if address.startswith("ipc://"):
         _check_ipc_path(Path(address.removeprefix("ipc://")))
+    _set_tls(socket, address, pynng.TLSConfig.MODE_SERVER, credentials)
     try:
         # umask would be process-wide: the directory (0700) is what keeps others out.
-        socket.listen(address)
+        listener = socket.listen(address)
     except pynng.exceptions.AddressInUse:
         raise InUse(f"{address} is in use by another process", fix="stop it, or set rpc.listen") from None
     except pynng.exceptions.NNGException as error:
         raise BadConfig(f"cannot listen on {address}: {error}", fix="set rpc.listen to a free address") from None
+    if listener.recv_max_size != socket.recv_max_size:
+        listener.close()
+        raise Internal(f"nng did not take the limit on message size for {address}")
+    return listener
+
+
+def _set_tls(socket: Any, address: str, mode: int, credentials: Credentials | None, node: str = "") -> None:
+    """Have the socket's next listener or dialer use these credentials."""
+    if (credentials is not None) != address.startswith(TLS):
+        raise BadConfig(f"{address}: between hosts is {TLS} with credentials, within one is ipc:// or tcp:// without")
+    if credentials is None:
+        return
+    try:
+        config = pynng.TLSConfig(
+            mode,
+            server_name=f"{node}.tether" if node else None,
+            ca_string=credentials.roots_pem,
+            own_key_string=credentials.key_pem,
+            own_cert_string=credentials.chain_pem,
+        )
+        # Said outright for both modes: a listener that is not told asks nobody for a certificate.
+        config.set_auth_mode(pynng.TLSConfig.AUTH_MODE_REQUIRED)
+        pynng.check_err(lib.nng_tls_config_version(config._tls_config, lib.NNG_TLS_1_3, lib.NNG_TLS_1_3))
+        socket.tls_config = config
+    except pynng.exceptions.NNGException as error:
+        fix = "the key must be P-256 and belong to the certificate"
+        raise BadConfig(f"this node's key, certificate or roots cannot be used: {error}", fix=fix) from None
 
 
 def _check_ipc_path(path: Path) -> None:
@@ -96,23 +141,63 @@ def _check_ipc_path(path: Path) -> None:
         )
 
 
-def dial(socket: Any, address: str) -> None:
-    """Connect in the background, and again whenever the connection is lost."""
+def dial(socket: Any, address: str, secret: Secret | None = None) -> None:
+    """Connect in the background, and again whenever the connection is lost; ``secret`` for ``tls+tcp://``."""
+    if secret is None:
+        _set_tls(socket, address, pynng.TLSConfig.MODE_CLIENT, None)
+    elif not is_node_id(secret.node):
+        raise BadConfig(f"cannot dial {address}: it is not said which node is meant")
+    else:
+        _set_tls(socket, address, pynng.TLSConfig.MODE_CLIENT, secret.credentials, secret.node)
     try:
         socket.dial(address, block=False)
     except pynng.exceptions.NNGException as error:
-        fix = "addresses look like ipc:///path or tcp://127.0.0.1:7443"
+        fix = f"addresses look like ipc:///path, tcp://127.0.0.1:7443 or {TLS}host:7443"
         raise BadConfig(f"cannot dial {address}: {error}", fix=fix) from None
 
 
-def redial(socket: Any, address: str) -> None:
+def hang_up(socket: Any) -> None:
+    """End the connection, if any, and every attempt to connect."""
+    for dialer in socket.dialers:
+        dialer.close()
+
+
+def redial(socket: Any, address: str, secret: Secret | None = None) -> None:
     """Dial anew unless there is a connection: nng waits long, or for ever, for a peer that accepts and says nothing."""
     if socket.pipes:
         return
-    for dialer in socket.dialers:
-        dialer.close()
-    with contextlib.suppress(pynng.exceptions.NNGException):  # closed, or short of something: there is a next time
-        socket.dial(address, block=False)
+    hang_up(socket)
+    with contextlib.suppress(BadConfig):  # closed, or short of something: there is a next time
+        dial(socket, address, secret)
+
+
+def node_of(pipe: Any) -> str:
+    """Return the node id that the certificate at a connection's other end names; empty for ipc and loopback.
+
+    Raises PermissionDenied where it names none. Nothing else of the certificate is asked for: nng never returns from
+    some lists of alternative names.
+    """
+    listener, dialer = lib.nng_pipe_listener(pipe.pipe), lib.nng_pipe_dialer(pipe.pipe)
+    if lib.nng_listener_id(listener) >= 0:
+        address = _text(lib.nng_listener_get_string, listener, b"url")
+    else:
+        address = _text(lib.nng_dialer_get_string, dialer, b"url")
+    if not address.startswith(TLS):
+        return ""
+    name = _text(lib.nng_pipe_get_string, pipe.pipe, b"tls-peer-cn")
+    if not is_node_id(name):
+        raise PermissionDenied(f"a certificate names {name[:80]!r}, which is no node")
+    return name
+
+
+def _text(get: Callable[..., int], holder: Any, option: bytes) -> str:
+    pointer = ffi.new("char *[]", 1)
+    if get(holder, option, pointer) or pointer[0] == ffi.NULL:
+        raise PermissionDenied(f"a connection has no {option.decode()}")
+    try:
+        return bytes(ffi.string(pointer[0])).decode()
+    finally:
+        lib.nng_strfree(pointer[0])
 
 
 def pack(buffers: Iterable[Buffer], limit: int) -> Any:
@@ -281,7 +366,42 @@ def close_pipe(socket: Any, pipe: int) -> None:
     """Close one connection of the socket, if it is still there."""
     for found in socket.pipes:
         if found.id == pipe:
-            found.close()
+            _end(found)
+
+
+def _end(pipe: Any) -> None:
+    with contextlib.suppress(pynng.exceptions.NNGException):  # it has ended by itself
+        pipe.close()
+
+
+def guard(socket: Any, welcome: Callable[[int, str], bool]) -> None:
+    """Close every connection of which ``welcome`` does not say yes, given its id and the node its certificate names.
+
+    It is asked on nng's threads before a message of the connection is received, and once more after. A connection that
+    cannot be asked about is closed: for nng an exception would be a yes.
+    """
+
+    def check(pipe: Any) -> None:
+        try:
+            good = welcome(pipe.id, node_of(pipe))
+        except BaseException:
+            good = False
+        if not good:
+            _end(pipe)
+
+    socket.add_pre_pipe_connect_cb(check)
+    socket.add_post_pipe_connect_cb(check)
+
+
+def remotes(socket: Any) -> set[tuple[str, int]]:
+    """Return the addresses and ports at the other ends of the socket's TCP connections."""
+    found = set()
+    for pipe in socket.pipes:
+        with contextlib.suppress(pynng.exceptions.NNGException):  # it has just ended
+            host, _, port = str(pipe.remote_address).rpartition(":")
+            if port.isdecimal():
+                found.add((host.strip("[]"), int(port)))
+    return found
 
 
 def watch_pipes(

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Generic, Literal, TypeAlias, TypeVar
 import msgspec
 
 from tetherd.errors import Failure
-from tetherd.types import Digest, Signature, Tensor
+from tetherd.types import Digest, RoleName, Signature, Tensor
 
 Reply = TypeVar("Reply")
 
@@ -20,10 +20,16 @@ class Message(msgspec.Struct, array_like=True):
 
 
 class Request(Message, Generic[Reply]):
-    """A message that is answered by ``Reply``."""
+    """A message that is answered by ``Reply``.
+
+    A node of another host may send it if it has one of ``ROLES``, so by default none may; the same host always may.
+    ``REPEATABLE``: a caller whose connection was lost may send it again, twice done is as good as once.
+    """
 
     METHOD: ClassVar[str] = ""
     REPLY: ClassVar[Any] = None
+    ROLES: ClassVar[frozenset[RoleName]] = frozenset()
+    REPEATABLE: ClassVar[bool] = False
 
 
 class Done(Message):
@@ -53,6 +59,8 @@ class Infer(Request[Inferred]):
 
     METHOD = "infer"
     REPLY = Inferred
+    ROLES = frozenset({"gateway"})
+    REPEATABLE = True
     request_id: str
     model: str
     number: int
@@ -98,6 +106,7 @@ class Take(Request[Batch]):
 
     METHOD = "take"
     REPLY = Batch
+    ROLES = frozenset({"worker"})
     runner: str
     worker: str
     model: str
@@ -171,6 +180,8 @@ class Report(Request[Done]):
 
     METHOD = "worker.report"
     REPLY = Done
+    ROLES = frozenset({"worker"})
+    REPEATABLE = True
     worker: str
     node: str
     memory_limit: int
@@ -185,6 +196,7 @@ class NextCommands(Request[Commands]):
 
     METHOD = "worker.commands"
     REPLY = Commands
+    ROLES = frozenset({"worker"})
     worker: str
 
 
@@ -196,6 +208,8 @@ class Ensure(Request[Done]):
 
     METHOD = "model.load"
     REPLY = Done
+    ROLES = frozenset({"gateway"})
+    REPEATABLE = True
     model: str
     number: int
     version: Digest
@@ -209,6 +223,8 @@ class Release(Request[Done]):
 
     METHOD = "model.unload"
     REPLY = Done
+    ROLES = frozenset({"gateway"})
+    REPEATABLE = True
     model: str
     number: int = 0
     refuse: bool = True
@@ -287,6 +303,8 @@ class GetFleet(Request[FleetState]):
 
     METHOD = "fleet"
     REPLY = FleetState
+    ROLES = frozenset({"gateway", "orchestrator", "worker", "manager"})
+    REPEATABLE = True
 
 
 # --- models: gateway, worker and runner to manager -------------------------------------------------------------------
@@ -340,6 +358,8 @@ class WatchCatalog(Request[Catalog]):
 
     METHOD = "catalog.watch"
     REPLY = Catalog
+    ROLES = frozenset({"gateway", "orchestrator", "worker", "manager"})
+    REPEATABLE = True
     epoch: int = -1
 
 
@@ -356,6 +376,8 @@ class StatBlob(Request[BlobState]):
 
     METHOD = "blob.stat"
     REPLY = BlobState
+    ROLES = frozenset({"gateway", "manager"})
+    REPEATABLE = True
     digest: Digest
 
 
@@ -368,6 +390,7 @@ class PutBlob(Request[BlobState]):
 
     METHOD = "blob.put"
     REPLY = BlobState
+    ROLES = frozenset({"gateway", "manager"})
     digest: Digest
     offset: int
     size: int
@@ -386,6 +409,8 @@ class GetBlob(Request[Chunk]):
 
     METHOD = "blob.get"
     REPLY = Chunk
+    ROLES = frozenset({"gateway", "worker", "manager"})
+    REPEATABLE = True
     digest: Digest
     offset: int
     length: int
@@ -399,6 +424,8 @@ class Commit(Request[Version]):
 
     METHOD = "model.commit"
     REPLY = Version
+    ROLES = frozenset({"gateway", "manager"})
+    REPEATABLE = True
     model: str
     files: list[FileEntry]
     alias: str = "latest"
@@ -409,6 +436,8 @@ class GetManifest(Request[Chunk]):
 
     METHOD = "model.manifest"
     REPLY = Chunk
+    ROLES = frozenset({"gateway", "worker", "manager"})
+    REPEATABLE = True
     version: Digest
 
 
@@ -417,6 +446,7 @@ class MoveAlias(Request[Alias]):
 
     METHOD = "alias.move"
     REPLY = Alias
+    ROLES = frozenset({"gateway"})
     model: str
     alias: str
     number: int
@@ -428,6 +458,7 @@ class Rollback(Request[Alias]):
 
     METHOD = "alias.rollback"
     REPLY = Alias
+    ROLES = frozenset({"gateway"})
     model: str
     alias: str
 
@@ -437,6 +468,8 @@ class SetServing(Request[Done]):
 
     METHOD = "model.serving"
     REPLY = Done
+    ROLES = frozenset({"gateway"})
+    REPEATABLE = True
     model: str
     serving: bool
 
@@ -446,5 +479,6 @@ class Remove(Request[Done]):
 
     METHOD = "model.remove"
     REPLY = Done
+    ROLES = frozenset({"gateway"})
     model: str
     number: int = 0
