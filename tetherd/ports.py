@@ -241,7 +241,14 @@ class Guest(Protocol):
     """A connection on this host that is to be continued through a relay."""
 
     async def carry(self, way: Way) -> int:
-        """Continue it until either end is done; return the bytes that came from the relay. Raises Unreachable."""
+        """Continue it until both ends are done; return the bytes that came from the relay.
+
+        Raises Unreachable where the relay does not answer; the connection can then be tried with another way.
+        """
+        ...
+
+    def close(self) -> None:
+        """Cut it, unless it was carried to its end."""
         ...
 
 

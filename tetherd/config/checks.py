@@ -15,6 +15,7 @@ NEEDS: Final[dict[RoleName, tuple[RoleName, ...]]] = {
     "worker": ("orchestrator", "manager"),
     "orchestrator": (),
     "manager": (),
+    "relay": (),
 }
 """The roles that each role calls."""
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 
 import msgspec
 
-from tetherd.types import ROLES, Isolation, RoleName
+from tetherd.types import DEFAULT_ROLES, Isolation, RoleName
 
 MIB: Final = 2**20
 GIB: Final = 2**30
@@ -45,7 +45,7 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     name: Annotated[str, text_form("name"), doc("What this host is called in status and logs.")]
     roles: Annotated[
         tuple[RoleName, ...], doc("What this host does; a role left out is dialled at its address in [peers].")
-    ] = ROLES
+    ] = DEFAULT_ROLES
     state_dir: Annotated[Directory, doc("What must survive: models and their ledger.")]
     cache_dir: Annotated[Directory, doc("What can be made again: models unpacked for runners.")]
     runtime_dir: Annotated[Directory, doc("Sockets; emptied when the host restarts.")]
