@@ -225,7 +225,7 @@ def test_the_file_is_private_and_changes_are_synced(ledger, path):
     for file in path.parent.iterdir():
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
-    with ledger._engine.connect() as connection:
+    with ledger._database.transaction() as connection:
         pragmas = [
             connection.exec_driver_sql(f"PRAGMA {name}").scalar()
             for name in ("journal_mode", "synchronous", "foreign_keys")

@@ -4,16 +4,14 @@ The epoch counts changes and lives in the file, so it never goes backwards over 
 never used again or changed. An alias is the newest of its moves, and a move knows which one came before it.
 """
 
-import contextlib
-import sqlite3
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 import sqlalchemy as sa
 
-from tetherd.errors import Conflict, ModelNotFound, StorageFailed, StorageFull, VersionNotFound
+from tetherd.drivers.sqlite import Database
+from tetherd.errors import Conflict, ModelNotFound, VersionNotFound
 from tetherd.types import LATEST, Digest, Signature
 from tetherd.wire.messages import Alias, Catalog, FileEntry, Version
 
@@ -85,20 +83,25 @@ class SqliteLedger:
     """
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path.touch(mode=0o600)
-        self._engine = sa.create_engine(f"sqlite:///{path}", poolclass=sa.pool.StaticPool)
-        sa.event.listen(self._engine, "connect", _configure)
-        sa.event.listen(self._engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+        self._database = Database(path, _tables, what="ledger", disk="the manager's disk")
+        self._transaction = self._database.transaction
         try:
-            self._open(path)
+            self._open()
         except BaseException:
             self.close()
             raise
 
+    def _open(self) -> None:
+        with self._transaction() as connection:
+            schema = connection.scalar(sa.select(_state.c.schema))
+            if schema is None:
+                connection.execute(sa.insert(_state).values(schema=SCHEMA, epoch=0))
+            else:
+                self._database.check_schema(schema, SCHEMA)
+
     def close(self) -> None:
         """Close the file."""
-        self._engine.dispose()
+        self._database.close()
 
     def catalog(self) -> Catalog:
         """Return every version and alias."""
@@ -181,51 +184,6 @@ class SqliteLedger:
                     connection.execute(sa.delete(table).where(table.c.model == model))
             _bump(connection)
             return needed - _references(connection)
-
-    def _open(self, path: Path) -> None:
-        with _translated(), self._engine.connect() as connection:
-            verdict = connection.exec_driver_sql("PRAGMA integrity_check").scalar()
-            if verdict != "ok":
-                raise StorageFailed(
-                    f"the ledger {path} is damaged: {verdict}", fix="restore the file from a backup of the state folder"
-                )
-            connection.commit()
-        with self._transaction() as connection:
-            _tables.create_all(connection)
-            schema = connection.scalar(sa.select(_state.c.schema))
-            if schema is None:
-                connection.execute(sa.insert(_state).values(schema=SCHEMA, epoch=0))
-            elif schema > SCHEMA:
-                raise StorageFailed(
-                    f"the ledger {path} has schema {schema}, and this release knows schemas up to {SCHEMA}",
-                    fix="run the newer release of Tether that wrote it",
-                )
-
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[sa.Connection]:
-        """Give a connection whose changes are on disk when the block ends, or not made at all."""
-        with _translated(), self._engine.begin() as connection:
-            yield connection
-
-
-def _configure(connection: sqlite3.Connection, _: object) -> None:
-    connection.isolation_level = None  # transactions begin where we say, not where sqlite3 guesses
-    for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON", "busy_timeout = 5000"):
-        connection.execute(f"PRAGMA {pragma}")
-
-
-@contextlib.contextmanager
-def _translated() -> Iterator[None]:
-    try:
-        yield
-    except sa.exc.DBAPIError as error:
-        if getattr(error.orig, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
-            raise StorageFull(
-                f"could not record the change: {error.orig}", fix="free space on the manager's disk"
-            ) from error
-        raise StorageFailed(
-            f"the ledger refused: {error.orig}", fix="check the manager's disk, or restore the state folder"
-        ) from error
 
 
 def _epoch(connection: sa.Connection) -> int:

@@ -1,0 +1,231 @@
+"""The network's authority on its founder's disk: the root, the issuing key, and what it decides with them.
+
+Only this module reads the authority's keys. It issues certificates from public keys; no node's private key comes here.
+"""
+
+import secrets
+import threading
+from pathlib import Path
+from typing import Any, Final
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from tetherd.drivers import certificates, directories, durable
+from tetherd.drivers.members import Invitation, MemberLedger
+from tetherd.errors import Forbidden, StorageFailed, WrongNetwork, WrongToken
+from tetherd.types import RoleName, Seconds, parse_host_name
+from tetherd.wire import enrolment, signing
+from tetherd.wire.enrolment import Admission, JoinRequest, RenewRequest
+from tetherd.wire.roster import KeyEpoch, Member, Roster, SignedRoster
+from tetherd.wire.tokens import ID_BYTES, MAX_ADDRESSES, SECRET_BYTES, JoinToken, check_address, network_id
+
+ROOT: Final = "root"
+ISSUING: Final = "issuing"
+LEDGER: Final = "authority.db"
+GRACE: Final[Seconds] = 30 * certificates.DAY
+"""How long after a certificate ran out its node may still renew it by proving its key."""
+
+MAX_TTL: Final[Seconds] = certificates.DAY
+_DIGEST: Final = ec.ECDSA(hashes.SHA256())
+
+
+class NetworkAuthority:
+    """Decides who is a member. Thread-safe and blocking: every change is durable when its method returns.
+
+    ``enrol``: HOST:PORT where hosts reach it, as tokens and nodes are told. Raises Forbidden for keys that others can
+    read, StorageFailed for damaged ones.
+    """
+
+    def __init__(self, directory: Path, enrol: tuple[str, ...]) -> None:
+        self._directory = directory
+        self._enrol = enrol
+        self._lock = threading.Lock()
+        self._root = _read(directory, ROOT)
+        self._issuing = _read(directory, ISSUING)
+        self._ledger = MemberLedger(directory / LEDGER)
+        self._signed: SignedRoster | None = None
+        self._signed_epoch = 0
+
+    def close(self) -> None:
+        """Close the ledger."""
+        self._ledger.close()
+
+    @property
+    def roots(self) -> tuple[str, ...]:
+        """Return the certificates (PEM) that members are to trust."""
+        return (certificates.pem(self._root.certificate),)
+
+    def roster(self) -> SignedRoster:
+        """Return the list of members as it is now, signed."""
+        with self._lock:
+            return self._roster()
+
+    def invite(self, roles: tuple[RoleName, ...], ttl: Seconds, name: str, now: Seconds) -> JoinToken:
+        """Make a token for one host. ``name``: what it is to be called; empty = what it calls itself."""
+        token, secret = secrets.token_bytes(ID_BYTES), secrets.token_bytes(SECRET_BYTES)
+        with self._lock:
+            self._ledger.invite(
+                Invitation(token, enrolment.proof_key(secret), roles, now + min(ttl, MAX_TTL), name), now
+            )
+            network = self._ledger.state().network
+        pin = signing.spki_digest(self._root.certificate)
+        return JoinToken(network=network, pin=pin, id=token, secret=secret, addresses=self._enrol)
+
+    def join(self, request: JoinRequest, leaf: bytes, now: Seconds) -> Admission:
+        """Let a host in. ``leaf``: SHA-256 of the certificate that was shown to it.
+
+        Raises WrongNetwork, WrongToken, TokenExpired, TokenUsed, Revoked, InvalidInput.
+        """
+        about = enrolment.transcript("join", leaf, request.token, request.spki)
+        key = certificates.load_public(request.spki)
+        with self._lock:
+            self._check_network(request.network)
+            invitation = self._ledger.invitation(request.token)
+            if not enrolment.proves(invitation.key, about, request.proof):
+                raise WrongToken("the host did not prove that it has the join token's secret", fix="copy it again")
+            _check_signature(key, request.signature, about)
+            member = Member(
+                node=signing.key_digest(key).hex(),
+                name=parse_host_name(request.name),
+                roles=(),
+                addresses=_addresses(request.addresses),
+            )
+            self._ledger.admit(request.token, member, now)
+            return self._admission(request.spki, now)
+
+    def renew(self, request: RenewRequest, leaf: bytes, now: Seconds) -> Admission:
+        """Give a member its next certificate. Raises WrongNetwork, NodeNotFound, Revoked, Forbidden, InvalidInput."""
+        key = certificates.load_public(request.spki)
+        node = signing.key_digest(key).hex()
+        with self._lock:
+            self._check_network(request.network)
+            _check_signature(key, request.signature, enrolment.transcript("renew", leaf, b"", request.spki))
+            self._ledger.member(node)
+            _check_grace(self._ledger.expires(node), now)
+            self._ledger.change(node, now, addresses=_addresses(request.addresses))
+            return self._admission(request.spki, now)
+
+    def enlist(self, spki: bytes, member: Member, now: Seconds) -> Admission:
+        """Make the founder a member of its own network."""
+        with self._lock:
+            self._ledger.enlist(member, now)
+            return self._admission(spki, now)
+
+    def change(self, node: str, now: Seconds, **values: Any) -> SignedRoster:
+        """Set ``labels``, ``addresses``, ``roles`` or ``revoked`` of a member. Raises NodeNotFound."""
+        with self._lock:
+            self._ledger.change(node, now, **values)
+            return self._roster()
+
+    def forget(self, node: str, now: Seconds) -> SignedRoster:
+        """Strike a member off the list. Raises NodeNotFound."""
+        with self._lock:
+            self._ledger.forget(node, now)
+            return self._roster()
+
+    def _roster(self) -> SignedRoster:
+        state = self._ledger.state()
+        if self._signed is None or self._signed_epoch != state.epoch:
+            roster = Roster(
+                network=state.network,
+                name=state.name,
+                epoch=state.epoch,
+                issued=state.changed,
+                members=state.members,
+                roots=self.roots,
+                keys=tuple(KeyEpoch(epoch, enrolment.proof_key(key)) for epoch, key in sorted(state.keys.items())),
+            )
+            self._signed = signing.sign(roster, self._issuing.key, self._issuing.certificate)
+            self._signed_epoch = state.epoch
+        return self._signed
+
+    def _admission(self, spki: bytes, now: Seconds) -> Admission:
+        leaf = certificates.issue(self._issuing, spki, now)
+        self._ledger.issued(signing.spki_digest(leaf).hex(), leaf.not_valid_after_utc.timestamp())
+        chain = certificates.pem(leaf, self._issuing.certificate)
+        return Admission(chain=chain, roster=self._roster(), keys=self._ledger.state().keys, enrol=self._enrol)
+
+    def _check_network(self, network: str) -> None:
+        here = self._ledger.state().network
+        if network != here:
+            raise WrongNetwork(
+                f"this is the authority of the network {here}, and the host asked for {network}",
+                fix="use a join token of this network",
+            )
+
+
+def exists(directory: Path) -> bool:
+    """Tell whether an authority was founded in ``directory``: its ledger is made last."""
+    return (directory / LEDGER).exists()
+
+
+def found(directory: Path, name: str, now: Seconds) -> str:
+    """Make the keys and the ledger of a new network; return its id. What an earlier attempt made is used."""
+    parse_host_name(name)
+    directories.private(directory)
+    directory.chmod(0o700)
+    root = _made(directory, ROOT) or _write(directory, ROOT, certificates.make_root(now))
+    if not _made(directory, ISSUING):
+        _write(directory, ISSUING, certificates.make_issuing(root, now))
+    network = network_id(signing.spki_digest(root.certificate))
+    ledger = MemberLedger(directory / LEDGER)
+    try:
+        ledger.found(network, name, secrets.token_bytes(32), now)
+    finally:
+        ledger.close()
+    return network
+
+
+def _write(directory: Path, name: str, authority: certificates.Authority) -> certificates.Authority:
+    # The certificate last: a key without one was left by a crash, and is made again.
+    durable.write(directory / f"{name}.key", certificates.key_pem(authority.key))
+    durable.write(directory / f"{name}.pem", certificates.pem(authority.certificate).encode())
+    return authority
+
+
+def _made(directory: Path, name: str) -> certificates.Authority | None:
+    return _read(directory, name) if (directory / f"{name}.pem").exists() else None
+
+
+def _read(directory: Path, name: str) -> certificates.Authority:
+    key_file = directory / f"{name}.key"
+    text, shown = durable.read(key_file, secret=True), durable.read(directory / f"{name}.pem")
+    try:
+        if text is None or shown is None:
+            raise ValueError("it is missing, or its certificate is")
+        key = serialization.load_pem_private_key(text, password=None)
+        certificate = x509.load_pem_x509_certificate(shown)
+        if not isinstance(key, ec.EllipticCurvePrivateKey):
+            raise TypeError("it is not of the curve P-256")
+        if signing.spki_digest(certificate) != signing.key_digest(key.public_key()):
+            raise ValueError("its certificate is for another key")
+    except (ValueError, TypeError) as error:
+        raise StorageFailed(
+            f"the key {key_file} of the network's authority cannot be used: {error}",
+            fix="restore the state folder from a backup",
+        ) from None
+    return certificates.Authority(key, certificate)
+
+
+def _check_signature(key: ec.EllipticCurvePublicKey, signature: bytes, about: bytes) -> None:
+    try:
+        key.verify(signature, about, _DIGEST)
+    except InvalidSignature:
+        message = "the host did not prove that it has the private key of the public key it sent"
+        raise Forbidden(message, fix="is something between the two hosts that ends TLS connections?") from None
+
+
+def _check_grace(expired: Seconds, now: Seconds) -> None:
+    if now > expired + GRACE:
+        raise Forbidden(
+            f"the node's certificate ran out {(now - expired) / certificates.DAY:.0f} days ago, and after"
+            f" {GRACE / certificates.DAY:.0f} it cannot be renewed",
+            fix="have the host leave (tetherctl cluster leave --force) and join with a new token",
+        )
+
+
+def _addresses(given: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(check_address(address) for address in given[:MAX_ADDRESSES])
