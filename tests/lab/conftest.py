@@ -11,6 +11,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "processes"))
 sys.path.insert(0, str(Path(__file__).parent))
 
+from fleet import Fleet, new_fleet
 from lab import Lab
 from namespaces import reason_missing, reason_no_tap
 
@@ -42,3 +43,10 @@ def tap(lab: Lab) -> None:
     """Skip the test where links cannot be emulated."""
     if reason := reason_no_tap():
         pytest.skip(reason)
+
+
+@pytest.fixture
+def fleet(lab: Lab) -> Iterator[Fleet]:
+    """The daemons on this test's hosts, none yet."""
+    with new_fleet() as made:
+        yield made

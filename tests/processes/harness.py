@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import graphs
 import numpy as np
@@ -122,6 +122,9 @@ class _UnixConnection(http.client.HTTPConnection):
 class Daemon:
     """One ``tetherd run``, started and stopped as often as a test likes."""
 
+    inside: Sequence[str] = ()
+    """The words that run a command where this daemon runs, if that is not just here."""
+
     def __init__(self, folder: Path, name: str, settings: Mapping[str, Mapping[str, Any]]) -> None:
         self.name = name
         self.folder = folder
@@ -145,9 +148,10 @@ class Daemon:
 
     # --- life --------------------------------------------------------------------------------------------------------
 
-    def start(self, *, wait: bool = True, under: Sequence[str] = ()) -> "Daemon":
+    def start(self, *, wait: bool = True, under: Sequence[str] = ()) -> Self:
         """Start the process; ``wait`` until it listens. ``under``: a command that runs it, such as a tracer."""
-        command = [*under, sys.executable, "-m", "tetherd", "run", "--config", str(self.config), "--log-format", "json"]
+        where = [*self.inside, *under]
+        command = [*where, sys.executable, "-m", "tetherd", "run", "--config", str(self.config), "--log-format", "json"]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 command, cwd=REPOSITORY, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
@@ -159,7 +163,7 @@ class Daemon:
     def wait_live(self) -> None:
         until(lambda: self._running() and self._says("/health/live"), f"{self.name} listens")
 
-    def wait_ready(self, patience: float = PATIENCE) -> "Daemon":
+    def wait_ready(self, patience: float = PATIENCE) -> Self:
         """Wait until a model request could be served."""
         until(lambda: self._running() and self._says("/health/ready"), f"{self.name} is ready", patience=patience)
         return self
@@ -268,7 +272,8 @@ class Daemon:
 
     def ctl(self, *words: str, stdin: bytes = b"", code: int | None = 0) -> subprocess.CompletedProcess[bytes]:
         """Run a command of ``tetherctl`` against this daemon; its exit code must be ``code``."""
-        command = [sys.executable, "-m", "tetherctl", "--endpoint", f"unix://{self.control}", *words]
+        tool = [*self.inside, sys.executable, "-m", "tetherctl"]
+        command = [*tool, "--endpoint", f"unix://{self.control}", *words]
         done = subprocess.run(
             command, cwd=REPOSITORY, input=stdin, capture_output=True, timeout=PATIENCE * 2, check=False
         )
