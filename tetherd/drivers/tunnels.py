@@ -7,6 +7,7 @@ certificate.
 
 import asyncio
 import logging
+import os
 import socket
 from collections.abc import Callable, Coroutine
 from functools import partial
@@ -132,5 +133,6 @@ async def _connect(host: str, port: int) -> socket.socket:
 
 
 def _unreachable(host: str, port: int, error: OSError) -> Unreachable:
-    why = error.strerror or str(error) or "no answer"
+    # asyncio puts words of its own in the place of the system's; failures of names have no number of the system's.
+    why = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or "no answer"
     return Unreachable(f"cannot reach {host}:{port}: {why}", fix="is that daemon running, and is its port open?")

@@ -10,7 +10,7 @@ import secrets
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from tetherd.errors import Forbidden
+from tetherd.errors import PermissionDenied
 from tetherd.policy.relaying import PRESENT, Limits, Relaying
 from tetherd.ports import Clock, Context, Handler, Junction
 from tetherd.types import Seconds
@@ -84,7 +84,7 @@ class Relay:
         dialer, target = self._caller(context), request.target
         tickets = secrets.token_bytes(TICKET_SIZE), secrets.token_bytes(TICKET_SIZE)
         if not self._member(target):
-            raise Forbidden("a relay leads to members of its own network only", fix="see: tetherctl nodes ls")
+            raise PermissionDenied("a relay leads to members of its own network only", fix="see: tetherctl nodes ls")
         session = self._relaying.open((dialer, target), request.service, tickets, self._clock.monotonic())
         for bell in self._parked.get(target, ()):
             if not bell.done():
@@ -96,7 +96,7 @@ class Relay:
         """Return who asks, as its certificate says; this host may use its own relay."""
         node = context.node or self._node
         if not self._member(node):
-            raise Forbidden("a relay serves members of its own network only", fix="see: tetherctl nodes ls")
+            raise PermissionDenied("a relay serves members of its own network only", fix="see: tetherctl nodes ls")
         return node
 
     def _claim(self, ticket: bytes) -> int:

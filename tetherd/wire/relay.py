@@ -34,7 +34,7 @@ class Admission(Message):
 class OpenRelay(Request[Admission]):
     """Ask a relay for one connection to a service of ``target``, a node id.
 
-    Raises Forbidden where either node is no member, Unavailable where the target does not wait at this relay or a
+    Raises PermissionDenied where either node is no member, Unavailable where the target does not wait at this relay or a
     limit is reached.
     """
 
