@@ -19,7 +19,7 @@ from tetherd.errors import Forbidden, StorageFailed, WrongNetwork, WrongToken
 from tetherd.types import RoleName, Seconds, parse_host_name
 from tetherd.wire import enrolment, signing
 from tetherd.wire.enrolment import Admission, JoinRequest, RenewRequest
-from tetherd.wire.roster import KeyEpoch, Member, Roster, SignedRoster
+from tetherd.wire.roster import KeyEpoch, Member, Roster, SignedRoster, decode
 from tetherd.wire.tokens import ID_BYTES, MAX_ADDRESSES, SECRET_BYTES, JoinToken, check_address, network_id
 
 ROOT: Final = "root"
@@ -62,6 +62,10 @@ class NetworkAuthority:
         """Return the list of members as it is now, signed."""
         with self._lock:
             return self._roster()
+
+    def describe(self) -> Roster:
+        """Return the list of members as it is now."""
+        return decode(self.roster().body)
 
     def invite(self, roles: tuple[RoleName, ...], ttl: Seconds, name: str, now: Seconds) -> JoinToken:
         """Make a token for one host. ``name``: what it is to be called; empty = what it calls itself."""

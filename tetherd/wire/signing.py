@@ -53,7 +53,7 @@ def verify(signed: SignedRoster, roots: Sequence[x509.Certificate], network: str
 
 def _authority(signer: x509.Certificate, roots: Iterable[x509.Certificate]) -> ec.EllipticCurvePublicKey:
     """Return the key of a certificate that one of ``roots`` made an issuing authority."""
-    if not any(_issued(root, signer) for root in roots):
+    if not any(issued(root, signer) for root in roots):
         raise BadRoster("the list of members was signed by an authority that this host does not know", fix=_FIX)
     limits = signer.extensions.get_extension_for_class(x509.BasicConstraints).value
     usage = signer.extensions.get_extension_for_class(x509.KeyUsage).value
@@ -63,7 +63,8 @@ def _authority(signer: x509.Certificate, roots: Iterable[x509.Certificate]) -> e
     return key
 
 
-def _issued(root: x509.Certificate, signer: x509.Certificate) -> bool:
+def issued(root: x509.Certificate, signer: x509.Certificate) -> bool:
+    """Tell whether the key of the one certificate signed the other."""
     try:
         signer.verify_directly_issued_by(root)
     except (ValueError, TypeError, InvalidSignature):
