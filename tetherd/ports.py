@@ -5,6 +5,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
+from tetherd.discovery.hints import Drop, Hint, Source
 from tetherd.types import Buffer, Digest, Seconds, Signature, Tensor
 from tetherd.wire.assignments import Assignment, Event
 from tetherd.wire.manifest import Config
@@ -66,6 +67,22 @@ class Clock(Protocol):
 
     def wall(self) -> Seconds:
         """Return seconds since the epoch, as this host believes; may jump."""
+        ...
+
+
+class Ears(Protocol):
+    """Takes in what the sources of discovery say. Never blocks, and never raises whatever it is told."""
+
+    def hear(self, hint: Hint) -> None:
+        """Take in where a source says that a node is."""
+        ...
+
+    def vanish(self, source: Source, origin: str, node: str) -> None:
+        """Take note that an origin no longer speaks of a node."""
+        ...
+
+    def drop(self, drop: Drop) -> None:
+        """Take note of something that was heard and not used, and why."""
         ...
 
 
