@@ -17,6 +17,7 @@ import pytest
 
 from tetherd.drivers.blocking import BlockingCaller
 from tetherd.drivers.clock import SystemClock
+from tetherd.drivers.contexts import Turn
 from tetherd.drivers.rpc import MAX_BAD_FRAMES, RemoteCaller, Server
 from tetherd.errors import (
     Cancelled,
@@ -241,32 +242,49 @@ async def test_calls_that_are_cancelled_at_once_leave_nothing_behind(ipc: str) -
             call.cancel()
         del codec
         async with asyncio.timeout(5):
-            while any(server._calls.values()) or len(server._slots) - server._idle:  # noqa: ASYNC110
+            while any(server._calls.values()):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         await caller.call(blob(), deadline=soon())
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
 
 
-async def test_a_handler_that_is_cancelled_before_it_began_gives_its_slot_back(ipc: str) -> None:
+class Recorded:
+    """A turn that counts how often it is answered."""
+
+    def __init__(self, turn: Turn) -> None:
+        self._turn = turn
+        self.node = turn.node
+        self.answered = 0
+
+    def answer(self, buffers: Any) -> None:
+        self._turn.answer(buffers)
+        self.answered += 1
+
+    def hang_up(self) -> None:
+        self._turn.hang_up()
+
+
+async def test_a_handler_that_is_cancelled_before_it_began_is_answered_for(address: str) -> None:
     desk = Desk()
-    server = Server(ipc, desk.routes(), clock=SystemClock(), max_message=MAX, lost=desk.forget)
+    server = Server(address, desk.routes(), clock=SystemClock(), max_message=MAX, lost=desk.forget)
     ready = asyncio.Event()
     task = asyncio.create_task(server.run(ready.set))
     await within(ready.wait())
-    begun = server.begin
+    begun, turns = server.begin, []
 
-    def begin(slot: Any, data: bytes, peer: int) -> None:
-        begun(slot, data, peer)
+    def begin(turn: Turn, data: bytes, peer: int) -> None:
+        turns.append(Recorded(turn))
+        begun(turns[-1], data, peer)
         for call in list(server._calls[peer].values()):
             call.cancel()
 
     server.begin = begin  # type: ignore[method-assign]
-    with calling(ipc) as caller:
+    with calling(address) as caller:
         for _ in range(20):
             with pytest.raises(Cancelled):
                 await caller.call(manifest(), deadline=soon())
-    assert len(server._slots) == server._idle < 10
+    assert [turn.answered for turn in turns] == [1] * 20
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
 

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from tetherd.drivers import nng
-from tetherd.drivers.rpc import CONNECT, REDIAL, unreachable
+from tetherd.drivers.nng import Secret
+from tetherd.drivers.rpc import ATTEMPTS, CONNECT, REDIAL, unreachable
 from tetherd.errors import revive
 from tetherd.types import Seconds
 from tetherd.wire.frames import CALL, FAILURE, Codec, Header
@@ -21,16 +22,20 @@ class BlockingCaller:
 
     Waiting in the kernel instead of on an event loop halves the time of a round trip; runners live on it. An attempt
     that brought no connection for ``redial`` seconds is given up for a new one by the next call that fails for it.
+    Roles of another host are called with a ``secret``.
     """
 
-    def __init__(self, address: str, *, max_message: int, redial: Seconds = REDIAL) -> None:
+    def __init__(
+        self, address: str, *, max_message: int, redial: Seconds = REDIAL, secret: Secret | None = None
+    ) -> None:
         self.address = address
+        self._secret = secret
         self._redial = redial
         self._dialing = threading.Lock()
         self._max_message = max_message
         self._ids = itertools.count(1)  # next() on it is atomic: lanes share the connection, so also its call ids
-        self._socket = nng.open_req(max_message)
-        nng.dial(self._socket, address)
+        self._socket = nng.open_req(max_message, secret.node if secret else "")
+        nng.dial(self._socket, address, secret)
         self._dialed = time.monotonic()
 
     def lane(self) -> Callable[..., Any]:
@@ -42,13 +47,17 @@ class BlockingCaller:
         codec, context = Codec(), nng.BlockingContext(self._socket, CONNECT)
 
         def call(request: Request[R], timeout: Seconds, sent: Callable[[], None] = lambda: None) -> R:
-            header = Header(next(self._ids), request.METHOD, int(timeout * 1000))
-            data = context.exchange(codec.encode(CALL, header, request), self._max_message, sent)
-            if isinstance(data, int):
-                if data != nng.TIMED_OUT:
-                    raise unreachable(self.address, "the connection was lost")
-                self._dial_again()
-                raise unreachable(self.address, "no connection")
+            attempts = ATTEMPTS if self._secret and request.REPEATABLE else 1
+            for _ in range(attempts):
+                header = Header(next(self._ids), request.METHOD, int(timeout * 1000))
+                data = context.exchange(codec.encode(CALL, header, request), self._max_message, sent)
+                if not isinstance(data, int):
+                    break
+                if data == nng.TIMED_OUT:
+                    self._dial_again()
+                    raise unreachable(self.address, "no connection")
+            else:
+                raise unreachable(self.address, "the connection was lost")
             frame = codec.split(data)
             if frame.kind == FAILURE:
                 raise revive(codec.failure(frame))
@@ -64,5 +73,5 @@ class BlockingCaller:
     def _dial_again(self) -> None:
         with self._dialing:  # lanes fail together, and each attempt is to have its time
             if time.monotonic() - self._dialed >= self._redial:
-                nng.redial(self._socket, self.address)
+                nng.redial(self._socket, self.address, self._secret)
                 self._dialed = time.monotonic()

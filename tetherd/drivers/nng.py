@@ -88,7 +88,9 @@ def listen(socket: Any, address: str, credentials: Credentials | None = None) ->
     """
     if address.startswith("ipc://"):
         _check_ipc_path(Path(address.removeprefix("ipc://")))
-    _set_tls(socket, address, pynng.TLSConfig.MODE_SERVER, credentials)
+    _check_tls(address, credentials is not None)
+    if credentials is not None:
+        set_credentials(socket, credentials)
     try:
         # umask would be process-wide: the directory (0700) is what keeps others out.
         listener = socket.listen(address)
@@ -102,16 +104,16 @@ def listen(socket: Any, address: str, credentials: Credentials | None = None) ->
     return listener
 
 
-def _set_tls(socket: Any, address: str, mode: int, credentials: Credentials | None, node: str = "") -> None:
-    """Have the socket's next listener or dialer use these credentials."""
-    if (credentials is not None) != address.startswith(TLS):
-        raise BadConfig(f"{address}: between hosts is {TLS} with credentials, within one is ipc:// or tcp:// without")
-    if credentials is None:
-        return
+def set_credentials(socket: Any, credentials: Credentials) -> None:
+    """Have every listener that the socket opens from now on show these. Raises BadConfig, and changes nothing then."""
+    socket.tls_config = _tls(pynng.TLSConfig.MODE_SERVER, credentials, None)
+
+
+def _tls(mode: int, credentials: Credentials, name: str | None) -> Any:
     try:
         config = pynng.TLSConfig(
             mode,
-            server_name=f"{node}.tether" if node else None,
+            server_name=name,
             ca_string=credentials.roots_pem,
             own_key_string=credentials.key_pem,
             own_cert_string=credentials.chain_pem,
@@ -119,10 +121,15 @@ def _set_tls(socket: Any, address: str, mode: int, credentials: Credentials | No
         # Said outright for both modes: a listener that is not told asks nobody for a certificate.
         config.set_auth_mode(pynng.TLSConfig.AUTH_MODE_REQUIRED)
         pynng.check_err(lib.nng_tls_config_version(config._tls_config, lib.NNG_TLS_1_3, lib.NNG_TLS_1_3))
-        socket.tls_config = config
     except pynng.exceptions.NNGException as error:
         fix = "the key must be P-256 and belong to the certificate"
         raise BadConfig(f"this node's key, certificate or roots cannot be used: {error}", fix=fix) from None
+    return config
+
+
+def _check_tls(address: str, has_credentials: bool) -> None:
+    if has_credentials != address.startswith(TLS):
+        raise BadConfig(f"{address}: between hosts is {TLS} with credentials, within one is ipc:// or tcp:// without")
 
 
 def _check_ipc_path(path: Path) -> None:
@@ -143,12 +150,11 @@ def _check_ipc_path(path: Path) -> None:
 
 def dial(socket: Any, address: str, secret: Secret | None = None) -> None:
     """Connect in the background, and again whenever the connection is lost; ``secret`` for ``tls+tcp://``."""
-    if secret is None:
-        _set_tls(socket, address, pynng.TLSConfig.MODE_CLIENT, None)
-    elif not is_node_id(secret.node):
-        raise BadConfig(f"cannot dial {address}: it is not said which node is meant")
-    else:
-        _set_tls(socket, address, pynng.TLSConfig.MODE_CLIENT, secret.credentials, secret.node)
+    _check_tls(address, secret is not None)
+    if secret is not None:
+        if not is_node_id(secret.node):
+            raise BadConfig(f"cannot dial {address}: it is not said which node is meant")
+        socket.tls_config = _tls(pynng.TLSConfig.MODE_CLIENT, secret.credentials, f"{secret.node}.tether")
     try:
         socket.dial(address, block=False)
     except pynng.exceptions.NNGException as error:
@@ -218,6 +224,12 @@ def pack(buffers: Iterable[Buffer], limit: int) -> Any:
         body[at : at + len(part)] = part
         at += len(part)
     return pointer[0]
+
+
+def length(message: Any) -> int:
+    """Return how many bytes a message holds."""
+    size: int = lib.nng_msg_len(message)
+    return size
 
 
 def unpack(message: Any) -> tuple[Buffer, int]:

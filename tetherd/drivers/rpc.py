@@ -13,19 +13,23 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Final, TypeVar
 
-from tetherd.drivers import nng
+from tetherd.drivers import contexts, nng
+from tetherd.drivers.contexts import Turn
+from tetherd.drivers.door import Door
+from tetherd.drivers.nng import Secret
 from tetherd.errors import (
     BadFrame,
     Cancelled,
     DeadlineExceeded,
     Internal,
+    QueueFull,
     TetherError,
     Unimplemented,
     Unreachable,
     revive,
 )
 from tetherd.ports import REQUEST_ID, Clock, Context, Handler
-from tetherd.types import Buffer, Seconds
+from tetherd.types import Buffer, Credentials, Seconds
 from tetherd.wire.frames import CALL, CANCEL, FAILURE, REPLY, Codec, Frame, Header
 from tetherd.wire.messages import Done, Request
 
@@ -35,13 +39,14 @@ R = TypeVar("R")
 MAX_BAD_FRAMES: Final = 64
 """A connection that sent this many malformed frames is closed."""
 
-_MAX_SLOTS: Final = 8192
-_SPARE_SLOTS: Final = 4
-_IDLE_SLOTS: Final = 64
+MAX_CALLS: Final = 4096
+"""Calls that one connection from another host may have under way."""
+
+ATTEMPTS: Final = 3
+"""How often a request that may be repeated is sent to another host while connections are lost."""
+
 CONNECT: Final[Seconds] = 3.0
 REDIAL: Final[Seconds] = 5.0
-_STALLED: Final[Seconds] = 10.0
-_BUSY_POLL: Final[Seconds] = 0.005
 _GRACE: Final[Seconds] = 1.0
 _FOREVER_MS: Final = 24 * 3600 * 1000
 _REMEMBERED: Final = 4096
@@ -50,7 +55,7 @@ _log = logging.getLogger("tetherd.rpc")
 
 
 class Server:
-    """Answers the requests of ``routes`` on one address.
+    """Answers the requests of ``routes`` on one address of this host, and at the ``door`` for other hosts, if any.
 
     ``lost`` is called with a connection's id (``Context.peer``) after it ended and its handlers were cancelled.
     """
@@ -63,80 +68,74 @@ class Server:
         clock: Clock,
         max_message: int,
         lost: Callable[[int], None],
+        door: Door | None = None,
     ) -> None:
         self._address = address
         self._methods = {kind.METHOD: (kind, handler) for kind, handler in routes.items()}
         self._clock = clock
         self._max_message = max_message
         self._lost = lost
+        self._door = door
         self._codec = Codec()
-        self._socket: Any = None
-        self._completions: nng.Completions | None = None
-        self._slots: set[_Slot] = set()
-        self._idle = 0
         self._calls: dict[int, dict[int, asyncio.Task[None]]] = defaultdict(dict)
         self._gone: dict[int, None] = {}  # in order, to forget the oldest
         self._unwanted: dict[tuple[int, int], None] = {}
         self._bad: dict[int, int] = defaultdict(int)
 
     async def run(self, ready: Callable[[], None]) -> None:
-        """Serve until cancelled. Raises BadConfig where the address cannot be listened on."""
-        loop = asyncio.get_running_loop()
-        self._completions = nng.Completions(loop)
-        with nng.closing(nng.open_rep(self._max_message)) as self._socket:
-            nng.watch_pipes(self._socket, loop, self._greet, self._forget)
-            nng.listen(self._socket, self._address)
-            self._top_up()
+        """Serve until cancelled. Raises BadConfig where an address cannot be listened on, or not safely."""
+        async with contextlib.AsyncExitStack() as stack:
+            socket = nng.open_rep(self._max_message)
+            stack.enter_context(contexts.answering(socket, self, self._max_message))
+            nng.listen(socket, self._address)
+            if self._door:
+                await stack.enter_async_context(self._door.open(self, self._max_message))
             ready()
             try:
-                await loop.create_future()
+                await asyncio.get_running_loop().create_future()
             finally:
                 for tasks in list(self._calls.values()):
                     for task in list(tasks.values()):
                         task.cancel()
 
-    def _top_up(self) -> None:
-        while self._idle < _SPARE_SLOTS and len(self._slots) < _MAX_SLOTS:
-            assert self._completions is not None
-            slot = _Slot(self, self._socket, self._completions)
-            self._slots.add(slot)
-            self._idle += 1
-            slot.operation.receive()
-
-    def begin(self, slot: "_Slot", data: Buffer, peer: int) -> None:
-        """Start to answer what a slot received."""
-        self._idle -= 1
-        self._top_up()
+    def begin(self, turn: Turn, data: Buffer, peer: int) -> None:
+        """Start to answer a request."""
         try:
             frame = self._codec.split(data)
             if frame.kind == CALL:
-                self._start(slot, frame, peer)
+                self._start(turn, frame, peer)
             elif frame.kind == CANCEL:
                 self._cancel(peer, frame.header.call)
-                self.finish(slot, self._codec.encode(REPLY, Header(frame.header.call), Done()))
+                self._finish(turn, self._codec.encode(REPLY, Header(frame.header.call), Done()))
             else:
                 raise BadFrame("a reply came where calls are answered")
         except TetherError as error:
             if isinstance(error, BadFrame):
-                self._count_bad(peer)
-            self.finish(slot, self._codec.encode(FAILURE, Header(0), error.failure()))
+                self._count_bad(turn, peer)
+            self._finish(turn, self._codec.encode(FAILURE, Header(0), error.failure()))
 
-    def _start(self, slot: "_Slot", frame: Frame, peer: int) -> None:
+    def _start(self, turn: Turn, frame: Frame, peer: int) -> None:
         header = frame.header
         if peer in self._gone or (peer, header.call) in self._unwanted:
-            return self.finish(slot, None)
+            return self._finish(turn, None)
         method = self._methods.get(header.method)
         if method is None:
             raise Unimplemented(f"method {header.method[:64]!r} is not answered here")
-        if header.call in self._calls.get(peer, {}):
+        calls = self._calls.get(peer, {})
+        if header.call in calls:
             raise BadFrame(f"call {header.call} is under way already")
         kind, handler = method
+        if turn.node:
+            assert self._door is not None
+            self._door.permit(turn.node, kind)
+            if len(calls) >= MAX_CALLS:
+                raise QueueFull(f"{MAX_CALLS} calls of this connection are under way already", retry_after=1.0)
         message = self._codec.message(frame, kind)
         remaining = min(max(header.remaining_ms, 0), _FOREVER_MS) / 1000
-        context = Context(self._clock.monotonic() + remaining, peer, header.request_id)
-        task = asyncio.create_task(self._answer(slot, handler, message, context, header.call))
+        context = Context(self._clock.monotonic() + remaining, peer, header.request_id, turn.node)
+        task = asyncio.create_task(self._answer(turn, handler, message, context, header.call))
         self._calls[peer][header.call] = task
-        task.add_done_callback(partial(self._end, slot, peer, header.call))
+        task.add_done_callback(partial(self._end, turn, peer, header.call))
         return None
 
     def _cancel(self, peer: int, call: int) -> None:
@@ -146,13 +145,13 @@ class Server:
             # nng's threads may hand us a cancel before the call it is meant for.
             _remember(self._unwanted, (peer, call))
 
-    def _end(self, slot: "_Slot", peer: int, call: int, task: asyncio.Task[None]) -> None:
+    def _end(self, turn: Turn, peer: int, call: int, task: asyncio.Task[None]) -> None:
         if calls := self._calls.get(peer):
             calls.pop(call, None)
         if task.cancelled():  # before it ran at all, so it has not answered
-            self.finish(slot, self._codec.encode(FAILURE, Header(call), Cancelled("the caller went away").failure()))
+            self._finish(turn, self._codec.encode(FAILURE, Header(call), Cancelled("the caller went away").failure()))
 
-    async def _answer(self, slot: "_Slot", handler: Handler, message: Any, context: Context, call: int) -> None:
+    async def _answer(self, turn: Turn, handler: Handler, message: Any, context: Context, call: int) -> None:
         REQUEST_ID.set(context.request_id)
         try:
             kind, reply = REPLY, await handler(message, context)
@@ -163,46 +162,30 @@ class Server:
         except Exception:
             _log.exception("a handler failed", extra={"method": type(message).METHOD})
             kind, reply = FAILURE, Internal("the request met a bug; the log has the details").failure()
-        self.finish(slot, self._codec.encode(kind, Header(call), reply))
+        self._finish(turn, self._codec.encode(kind, Header(call), reply))
 
-    def finish(self, slot: "_Slot", buffers: list[Any] | None) -> None:
-        """Send the answer, if any, and let the slot listen again."""
-        if buffers is not None:
-            try:
-                message = nng.pack(buffers, self._max_message)
-            except TetherError as error:
-                message = nng.pack(self._codec.encode(FAILURE, Header(0), error.failure()), self._max_message)
-            slot.operation.send(message, _STALLED)
-        self._relisten(slot)
+    def _finish(self, turn: Turn, buffers: list[Buffer] | None) -> None:
+        try:
+            turn.answer(buffers)
+        except TetherError as error:
+            turn.answer(self._codec.encode(FAILURE, Header(0), error.failure()))
 
-    def _relisten(self, slot: "_Slot") -> None:
-        if slot.operation.sending():
-            # Its connection is busy; the reply goes out by itself. Others listen meanwhile.
-            asyncio.get_running_loop().call_later(_BUSY_POLL, self._relisten, slot)
-        elif self._idle >= _IDLE_SLOTS:
-            self._slots.discard(slot)
-            slot.operation.close()
-        else:
-            self._idle += 1
-            slot.operation.receive()
-
-    def retire(self, slot: "_Slot") -> None:
-        """Drop a slot whose socket is closed."""
-        self._idle -= 1
-        self._slots.discard(slot)
-
-    def _count_bad(self, peer: int) -> None:
+    def _count_bad(self, turn: Turn, peer: int) -> None:
         if peer in self._gone:
             return
         self._bad[peer] += 1
         if self._bad[peer] >= MAX_BAD_FRAMES:
             _log.warning("closing a connection that sent %d malformed frames", MAX_BAD_FRAMES, extra={"peer": peer})
-            nng.close_pipe(self._socket, peer)
+            turn.hang_up()
+            if self._door and turn.node:
+                self._door.reprimand(turn.node)
 
-    def _greet(self, peer: int) -> None:
+    def greet(self, peer: int) -> None:
+        """Note a connection that began."""
         _log.debug("connection opened", extra={"peer": peer})
 
-    def _forget(self, peer: int) -> None:
+    def forget(self, peer: int) -> None:
+        """Cancel what a connection that ended has asked for."""
         _remember(self._gone, peer)
         self._bad.pop(peer, None)
         for task in list(self._calls.pop(peer, {}).values()):
@@ -216,33 +199,20 @@ def _remember(seen: dict[K, None], key: K) -> None:
         del seen[next(iter(seen))]
 
 
-class _Slot:
-    """One context of the server: it listens, is answered for, and listens again."""
-
-    __slots__ = ("_server", "operation")
-
-    def __init__(self, server: Server, socket: Any, completions: nng.Completions) -> None:
-        self._server = server
-        self.operation = nng.Operation(socket, completions, self._received)
-
-    def _received(self, result: int) -> None:
-        if result == 0:
-            self._server.begin(self, *self.operation.received())
-        elif result in (nng.CLOSED, nng.CANCELED):
-            self._server.retire(self)
-        else:
-            self.operation.receive()
-
-
 class RemoteCaller:
     """Calls the roles behind one address. Connects in the background and again after every loss.
 
-    An attempt that brought no connection for ``redial`` seconds is given up for a new one.
+    An attempt that brought no connection for ``redial`` seconds is given up for a new one. Roles of another host are
+    called with a ``secret``. Connections to them end whenever their certificate changes: what may be sent twice is.
     """
 
-    def __init__(self, address: str, *, clock: Clock, max_message: int, redial: Seconds = REDIAL) -> None:
+    def __init__(
+        self, address: str, *, clock: Clock, max_message: int, redial: Seconds = REDIAL, secret: Secret | None = None
+    ) -> None:
         self.address = address
         self._redial = redial
+        self._secret = secret
+        self._renewed = False
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
         self._clock = clock
@@ -254,9 +224,9 @@ class RemoteCaller:
         self._free: list[_Exchange] = []
         loop = asyncio.get_running_loop()
         self._completions = nng.Completions(loop)
-        self._socket = nng.open_req(max_message)
+        self._socket = nng.open_req(max_message, secret.node if secret else "")
         nng.watch_pipes(self._socket, loop, self._gain, self._lose)
-        nng.dial(self._socket, address)
+        nng.dial(self._socket, address, secret)
         self._watch()
 
     async def call(self, request: Request[R], *, deadline: Seconds, request_id: str = "") -> R:
@@ -265,6 +235,21 @@ class RemoteCaller:
         Raises what the callee raised; Unreachable when there is no connection for 3 s or it is lost; DeadlineExceeded;
         TooLarge before anything is sent.
         """
+        attempts = ATTEMPTS if self._secret and request.REPEATABLE else 1
+        while True:
+            attempts -= 1
+            try:
+                frame = self._codec.split(await self._ask(request, deadline, request_id))
+            except ConnectionError as error:
+                if attempts and not self._closed:
+                    continue
+                raise unreachable(self.address, str(error)) from None
+            if frame.kind == FAILURE:
+                raise revive(self._codec.failure(frame))
+            reply: R = self._codec.message(frame, request.REPLY)
+            return reply
+
+    async def _ask(self, request: Request[Any], deadline: Seconds, request_id: str) -> Buffer:
         remaining = deadline - self._clock.monotonic()
         if remaining <= 0:
             raise DeadlineExceeded("the request's time ran out before it was sent")
@@ -275,15 +260,18 @@ class RemoteCaller:
         header = Header(call, request.METHOD, int(remaining * 1000) + 1, request_id)
         message = self._pack(CALL, header, request)
         try:
-            data = await self._exchange().start(message, remaining + _GRACE)
+            return await self._exchange().start(message, remaining + _GRACE)
         except asyncio.CancelledError:
             self._cancel(call)
             raise
-        frame = self._codec.split(data)
-        if frame.kind == FAILURE:
-            raise revive(self._codec.failure(frame))
-        reply: R = self._codec.message(frame, request.REPLY)
-        return reply
+
+    def renew(self, credentials: Credentials) -> None:
+        """Appear as ``credentials`` from the next connection on; the one there is stays."""
+        assert self._secret is not None
+        self._secret = Secret(credentials, self._secret.node)
+        self._renewed = True
+        if not self._pipes:
+            self._dial_again()
 
     def close(self) -> None:
         """Close the connection; calls under way end with Unreachable."""
@@ -299,7 +287,8 @@ class RemoteCaller:
         self._timer = asyncio.get_running_loop().call_later(self._redial, self._dial_again) if waiting else None
 
     def _dial_again(self) -> None:
-        nng.redial(self._socket, self.address)
+        self._renewed = False
+        nng.redial(self._socket, self.address, self._secret)
         self._watch()
 
     async def _connect(self, patience: Seconds) -> None:
@@ -318,7 +307,10 @@ class RemoteCaller:
         self._pipes.discard(pipe)
         if not self._pipes:
             self._connected.clear()
-            self._watch()
+            if self._renewed and not self._closed:
+                self._dial_again()
+            else:
+                self._watch()
 
     def _exchange(self) -> "_Exchange":
         return self._free.pop() if self._free else _Exchange(self._socket, self._completions, self._free, self.address)
@@ -366,7 +358,7 @@ class _Exchange:
                 waiter.set_exception(DeadlineExceeded(f"{self._address} did not answer in time"))
             else:
                 why = "this process is stopping" if result == nng.CLOSED else "the connection was lost"
-                waiter.set_exception(unreachable(self._address, why))
+                waiter.set_exception(ConnectionResetError(why))
         self._free.append(self)
 
 

@@ -1,0 +1,91 @@
+"""Ends TCP connections that were accepted for TLS and never finish their handshake: nng waits for them for ever.
+
+Their file descriptors are nng's. They are never closed here, only shut down, so that nng sees their end and closes
+them.
+"""
+
+import contextlib
+import os
+import socket
+import stat
+from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
+from pathlib import Path
+from typing import Final, TypeAlias
+
+from tetherd.types import Seconds
+
+PATIENCE: Final[Seconds] = 5.0
+"""How long a handshake may take."""
+
+MOST: Final = 256
+"""Handshakes under way beyond this: the oldest are ended before their time."""
+
+_OPEN: Final = Path("/dev/fd")
+
+Remote: TypeAlias = tuple[str, int]
+
+
+class Handshakes:
+    """The connections to some TCP ports of this process that are no nng connections yet."""
+
+    def __init__(self, ports: AbstractSet[int], patience: Seconds = PATIENCE, most: int = MOST) -> None:
+        self._ports = ports
+        self._patience = patience
+        self._most = most
+        self._known: dict[int, Remote | None] = {}  # by inode; None = not to one of the ports
+        self._since: dict[int, Seconds] = {}  # by inode, the oldest first
+
+    def sweep(self, now: Seconds, established: AbstractSet[Remote]) -> int:
+        """End the handshakes that take too long or are too many; return how many were ended.
+
+        ``established`` holds the other ends of the connections that nng has. Blocks for microseconds per open file.
+        """
+        files = _sockets()
+        self._known = {inode: self._remote(inode, files[inode]) for inode in files}
+        waiting = [inode for inode, remote in self._known.items() if remote and remote not in established]
+        since = {inode: self._since.get(inode, now) for inode in waiting}
+        self._since = dict(sorted(since.items(), key=lambda item: item[1]))
+        surplus = len(waiting) - self._most
+        ended = 0
+        for place, (inode, began) in enumerate(self._since.items()):
+            if now - began >= self._patience or place < surplus:
+                ended += _end(inode, files[inode])
+        return ended
+
+    def _remote(self, inode: int, number: int) -> Remote | None:
+        if inode in self._known:
+            return self._known[inode]
+        with contextlib.suppress(OSError), _borrowed(inode, number) as found:
+            is_tcp = found.family in (socket.AF_INET, socket.AF_INET6) and found.type == socket.SOCK_STREAM
+            if is_tcp and found.getsockname()[1] in self._ports:
+                host, port = found.getpeername()[:2]
+                return host.partition("%")[0], port
+        return None
+
+
+def _sockets() -> dict[int, int]:
+    """Return the open sockets of this process: file descriptors by inode."""
+    found = {}
+    for path in _OPEN.iterdir():
+        with contextlib.suppress(OSError):  # closed meanwhile
+            status = os.fstat(number := int(path.name))
+            if stat.S_ISSOCK(status.st_mode):
+                found[status.st_ino] = number
+    return found
+
+
+@contextlib.contextmanager
+def _borrowed(inode: int, number: int) -> Iterator[socket.socket]:
+    """Lend a socket that belongs to someone else. Raises OSError if it is not the one it was."""
+    with socket.socket(fileno=os.dup(number)) as copy:
+        if os.fstat(copy.fileno()).st_ino != inode:
+            raise OSError("another socket has taken its place")
+        yield copy
+
+
+def _end(inode: int, number: int) -> bool:
+    with contextlib.suppress(OSError), _borrowed(inode, number) as found:
+        found.shutdown(socket.SHUT_RDWR)
+        return True
+    return False
