@@ -94,6 +94,12 @@ async def test_one_role_alone_says_what_it_is(home: Path, role: str) -> None:
         assert "--endpoint" in refused["fix"]
 
 
+async def test_a_host_without_a_network_is_no_relay(home: Path) -> None:
+    with pytest.raises(BadConfig, match="this host is in none") as refused:
+        await serve(config(home, "relay"), ready=lambda: None)
+    assert "tetherctl cluster join" in refused.value.fix
+
+
 async def test_a_gateway_without_its_peers_is_alive_and_not_ready(home: Path) -> None:
     absent = f"ipc://{home}/nobody.sock"
     settings = config(home, "gateway", peers__orchestrator=absent, peers__manager=absent)

@@ -17,6 +17,7 @@ from tetherd.drivers.ledger import SqliteLedger
 from tetherd.drivers.local import LocalCaller
 from tetherd.drivers.processes import ProcessLauncher
 from tetherd.drivers.rpc import RemoteCaller, Server
+from tetherd.errors import BadConfig
 from tetherd.policy.balance import STRATEGIES
 from tetherd.ports import Caller, Clock, Engine, Handler, Role
 from tetherd.roles.gateway.app import Gateway
@@ -82,6 +83,7 @@ class Daemon:
             "manager": self._manager,
             "orchestrator": self._orchestrate,
             "worker": self._worker,
+            "relay": self._relay,
         }
         for name, make in makers.items():
             if self._hosts(name):
@@ -173,6 +175,12 @@ class Daemon:
         )
         self._orchestrator = Orchestrator(clock=self._clock, limits=limits, strategy=STRATEGIES[settings.balance])
         return self._orchestrator
+
+    def _relay(self) -> Role:
+        raise BadConfig(
+            "the role relay carries connections between the hosts of a network, and this host is in none",
+            fix="join one first (tetherctl cluster join), or take relay out of node.roles",
+        )
 
     def _worker(self) -> Worker:
         config = self._config

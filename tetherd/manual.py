@@ -11,6 +11,7 @@ import msgspec
 from tetherd.__main__ import command_line
 from tetherd.config import units
 from tetherd.config.fields import SETTINGS
+from tetherd.types import DEFAULT_ROLES, ROLES
 
 DATE: Final = "2025-01-01"
 """A fixed date: the page must be the same whenever it is made."""
@@ -27,9 +28,9 @@ def _lines(parser: argparse.ArgumentParser) -> Iterator[str]:
     yield from (".SH SYNOPSIS", ".B tetherd", "\\fIcommand\\fR [\\fIoptions\\fR]")
     yield from (
         ".SH DESCRIPTION",
-        "tetherd runs the roles that a host is assigned: gateway, orchestrator, worker, manager.",
+        f"tetherd runs the roles that a host is assigned: {', '.join(ROLES)}.",
     )
-    yield "Without a configuration it runs all of them, bound to loopback."
+    yield f"Without a configuration it runs {', '.join(DEFAULT_ROLES)}, bound to loopback."
     yield "The first SIGTERM or SIGINT lets requests in flight finish, a second one ends it at once."
     yield ".SH COMMANDS"
     for action in parser._actions:

@@ -74,3 +74,14 @@ def test_a_socket_path_may_have_107_bytes_and_no_more() -> None:
         addresses.socket_path(longest + "a")
     with pytest.raises(BadValue, match="108 bytes"):
         addresses.rpc("ipc:///" + "é" * 53 + "a")
+
+
+@pytest.mark.parametrize("text", ["0.0.0.0:7446", "[::]:7446", "192.0.2.7:7446", "127.0.0.1:7446"])
+def test_a_port_for_other_hosts_may_be_on_any_address(text: str) -> None:
+    assert addresses.listener(text) == text
+
+
+@pytest.mark.parametrize("text", ["relay.example:7446", "localhost:7446", "0.0.0.0:0", "0.0.0.0", "::7446", "*:7446"])
+def test_but_it_is_an_address(text: str) -> None:
+    with pytest.raises(BadValue):
+        addresses.listener(text)

@@ -33,7 +33,7 @@ def test_roles_need_the_peers_they_call(role: str, host: Host) -> None:
     assert not found(f'[node]\nroles = ["{role}"]\n{ELSEWHERE}', host)
 
 
-@pytest.mark.parametrize("role", ["orchestrator", "manager"])
+@pytest.mark.parametrize("role", ["orchestrator", "manager", "relay"])
 def test_roles_that_call_nobody_need_no_peers(role: str, host: Host) -> None:
     assert not found(f'[node]\nroles = ["{role}"]', host)
 

@@ -36,6 +36,16 @@ def http(text: str) -> str:
     return text
 
 
+def listener(text: str) -> str:
+    """Return ``text`` if a port that other hosts reach may be HOST:PORT of it; raise BadValue otherwise."""
+    host, port = split(text)
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        raise BadValue(f"{host[:80]!r} is not an address of this machine", f'use "0.0.0.0:{port}" for all') from None
+    return text
+
+
 def rpc(text: str) -> str:
     """Return ``text`` if RPC may use it: ``ipc:///path`` or ``tcp://`` on loopback; raise BadValue otherwise."""
     scheme, separator, rest = text.partition("://")

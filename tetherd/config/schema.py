@@ -162,6 +162,19 @@ class Manager(msgspec.Struct, frozen=True, kw_only=True):
     inspect_timeout: Annotated[Timeout, doc("How long reading a pushed model's graph may take.")] = 60.0
 
 
+class Relay(msgspec.Struct, frozen=True, kw_only=True):
+    """What the role relay gives to nodes that cannot reach each other."""
+
+    listen: Annotated[
+        str, text_form("listener"), doc("HOST:PORT that other hosts can reach; IPv6 hosts in brackets.")
+    ] = "0.0.0.0:7446"
+    sessions: Annotated[Count, doc("Connections carried at once.")] = 512
+    sessions_per_node: Annotated[Count, doc("Connections carried at once for one node that opened them.")] = 64
+    session_limit: Annotated[Amount, doc("Bytes that one connection may carry before it is cut.")] = 64 * GIB
+    daily_limit: Annotated[Amount, doc("Bytes that the connections of one node may carry in a day.")] = 256 * GIB
+    idle_timeout: Annotated[Timeout, doc("A connection that carries nothing for this long is cut.")] = 300.0
+
+
 class Drain(msgspec.Struct, frozen=True, kw_only=True):
     """How the daemon stops."""
 
@@ -192,5 +205,6 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     orchestrator: Orchestrator
     worker: Worker
     manager: Manager
+    relay: Relay
     drain: Drain
     log: Log

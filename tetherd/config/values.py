@@ -198,6 +198,7 @@ _READERS: Final[dict[str, Callable[[str, Host], Any]]] = {
     "size": lambda text, _: units.size(text),
     "memory": lambda text, host: units.memory(text, host.memory),
     "http": lambda text, _: addresses.http(text),
+    "listener": lambda text, _: addresses.listener(text),
     "rpc": lambda text, _: addresses.rpc(text),
     "peer": lambda text, _: addresses.rpc(text) if text else "",
     "path": _path,

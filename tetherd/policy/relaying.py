@@ -106,7 +106,7 @@ class Relaying:
         if missing > 0:
             raise Unavailable(
                 f"node {dialer[:16]} has used up what this relay carries for one node in a day",
-                fix="add a relay, or raise relay.node_bytes",
+                fix="add a relay, or raise relay.daily_limit",
                 retry_after=missing * DAY / self._limits.node_bytes,
             )
 
