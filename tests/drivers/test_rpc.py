@@ -17,6 +17,7 @@ import pytest
 
 from tetherd.drivers.blocking import BlockingCaller
 from tetherd.drivers.clock import SystemClock
+from tetherd.drivers.ipc import Message, Turn
 from tetherd.drivers.rpc import MAX_BAD_FRAMES, RemoteCaller, Server
 from tetherd.errors import (
     Cancelled,
@@ -241,32 +242,48 @@ async def test_calls_that_are_cancelled_at_once_leave_nothing_behind(ipc: str) -
             call.cancel()
         del codec
         async with asyncio.timeout(5):
-            while any(server._calls.values()) or len(server._slots) - server._idle:  # noqa: ASYNC110
+            while any(server._calls.values()):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         await caller.call(blob(), deadline=soon())
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
 
 
-async def test_a_handler_that_is_cancelled_before_it_began_gives_its_slot_back(ipc: str) -> None:
+class Recorded:
+    """A turn that counts how often it is answered."""
+
+    def __init__(self, turn: Turn) -> None:
+        self._turn = turn
+        self.answered = 0
+
+    def answer(self, buffers: Any) -> None:
+        self._turn.answer(buffers)
+        self.answered += 1
+
+    def hang_up(self) -> None:
+        self._turn.hang_up()
+
+
+async def test_a_handler_that_is_cancelled_before_it_began_is_answered_for(address: str) -> None:
     desk = Desk()
-    server = Server(ipc, desk.routes(), clock=SystemClock(), max_message=MAX, lost=desk.forget)
+    server = Server(address, desk.routes(), clock=SystemClock(), max_message=MAX, lost=desk.forget)
     ready = asyncio.Event()
     task = asyncio.create_task(server.run(ready.set))
     await within(ready.wait())
-    begun = server.begin
+    begun, turns = server.begin, []
 
-    def begin(slot: Any, data: bytes, peer: int) -> None:
-        begun(slot, data, peer)
+    def begin(turn: Turn, message: Message, peer: int) -> None:
+        turns.append(Recorded(turn))
+        begun(turns[-1], message, peer)
         for call in list(server._calls[peer].values()):
             call.cancel()
 
     server.begin = begin  # type: ignore[method-assign]
-    with calling(ipc) as caller:
+    with calling(address) as caller:
         for _ in range(20):
             with pytest.raises(Cancelled):
                 await caller.call(manifest(), deadline=soon())
-    assert len(server._slots) == server._idle < 10
+    assert [turn.answered for turn in turns] == [1] * 20
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
 
@@ -365,7 +382,7 @@ async def test_garbage_is_refused_and_then_its_connection_closed(ipc: str) -> No
             return refused
 
         refused = await loop.run_in_executor(None, send)
-        assert MAX_BAD_FRAMES - 1 <= refused <= MAX_BAD_FRAMES
+        assert refused >= MAX_BAD_FRAMES - 1  # the last may be lost with the connection, or come over a new one
         await within(desk.told.wait())
         with calling(ipc) as caller:
             await caller.call(blob(), deadline=soon())
@@ -458,10 +475,10 @@ async def in_thread(work: Callable[..., Any], *arguments: Any) -> Any:
     return await within(asyncio.to_thread(work, *arguments), 10)
 
 
-async def test_threads_call_over_one_connection(ipc: str) -> None:
+async def test_threads_share_a_connection_or_have_their_own(address: str) -> None:
     desk = Desk()
-    async with serving(ipc, desk):
-        caller = BlockingCaller(ipc, max_message=MAX)
+    async with serving(address, desk):
+        caller = BlockingCaller(address, max_message=MAX)
 
         def work(count: int) -> list[int]:
             call = caller.lane()
@@ -469,7 +486,7 @@ async def test_threads_call_over_one_connection(ipc: str) -> None:
 
         results = await asyncio.gather(*(in_thread(work, 20) for _ in range(4)))
         assert results == [list(range(20))] * 4
-        assert len({context.peer for context in desk.contexts}) == 1
+        assert len({context.peer for context in desk.contexts}) == (4 if address.startswith("ipc") else 1)
         with pytest.raises(QueueFull):
             await in_thread(caller.lane(), blob(digest="full"), 5.0)
         with pytest.raises(TooLarge):
@@ -477,10 +494,10 @@ async def test_threads_call_over_one_connection(ipc: str) -> None:
         caller.close()
 
 
-async def test_every_parked_call_of_a_process_that_ends_is_cancelled(ipc: str) -> None:
+async def test_every_parked_call_of_a_process_that_ends_is_cancelled(address: str) -> None:
     desk = Desk()
-    async with serving(ipc, desk):
-        caller = BlockingCaller(ipc, max_message=MAX)
+    async with serving(address, desk):
+        caller = BlockingCaller(address, max_message=MAX)
         sent = threading.Semaphore(0)
 
         def park() -> str:
@@ -500,8 +517,8 @@ async def test_every_parked_call_of_a_process_that_ends_is_cancelled(ipc: str) -
         assert all("connection was lost" in message for message in await asyncio.gather(*threads))
 
 
-async def test_a_thread_without_a_server_gives_up_in_three_seconds(ipc: str) -> None:
-    caller = BlockingCaller(ipc, max_message=MAX)
+async def test_a_thread_without_a_server_gives_up_in_three_seconds(address: str) -> None:
+    caller = BlockingCaller(address, max_message=MAX)
     began = time.monotonic()
     with pytest.raises(Unreachable, match="no connection"):
         await in_thread(caller.lane(), blob(), 60.0)

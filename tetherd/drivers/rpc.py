@@ -11,9 +11,11 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from tetherd.drivers import nng
+from tetherd.drivers import contexts, ipc, nng
+from tetherd.drivers.ipc import Turn
 from tetherd.errors import (
     BadFrame,
     Cancelled,
@@ -35,16 +37,13 @@ R = TypeVar("R")
 MAX_BAD_FRAMES: Final = 64
 """A connection that sent this many malformed frames is closed."""
 
-_MAX_SLOTS: Final = 8192
-_SPARE_SLOTS: Final = 4
-_IDLE_SLOTS: Final = 64
 CONNECT: Final[Seconds] = 3.0
 REDIAL: Final[Seconds] = 5.0
-_STALLED: Final[Seconds] = 10.0
-_BUSY_POLL: Final[Seconds] = 0.005
 _GRACE: Final[Seconds] = 1.0
 _FOREVER_MS: Final = 24 * 3600 * 1000
 _REMEMBERED: Final = 4096
+
+_IPC: Final = "ipc://"
 
 _log = logging.getLogger("tetherd.rpc")
 
@@ -70,10 +69,6 @@ class Server:
         self._max_message = max_message
         self._lost = lost
         self._codec = Codec()
-        self._socket: Any = None
-        self._completions: nng.Completions | None = None
-        self._slots: set[_Slot] = set()
-        self._idle = 0
         self._calls: dict[int, dict[int, asyncio.Task[None]]] = defaultdict(dict)
         self._gone: dict[int, None] = {}  # in order, to forget the oldest
         self._unwanted: dict[tuple[int, int], None] = {}
@@ -81,50 +76,40 @@ class Server:
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Serve until cancelled. Raises BadConfig where the address cannot be listened on."""
-        loop = asyncio.get_running_loop()
-        self._completions = nng.Completions(loop)
-        with nng.closing(nng.open_rep(self._max_message)) as self._socket:
-            nng.watch_pipes(self._socket, loop, self._greet, self._forget)
-            nng.listen(self._socket, self._address)
-            self._top_up()
+        with self._listening():
             ready()
             try:
-                await loop.create_future()
+                await asyncio.get_running_loop().create_future()
             finally:
                 for tasks in list(self._calls.values()):
                     for task in list(tasks.values()):
                         task.cancel()
 
-    def _top_up(self) -> None:
-        while self._idle < _SPARE_SLOTS and len(self._slots) < _MAX_SLOTS:
-            assert self._completions is not None
-            slot = _Slot(self, self._socket, self._completions)
-            self._slots.add(slot)
-            self._idle += 1
-            slot.operation.receive()
+    def _listening(self) -> contextlib.AbstractContextManager[None]:
+        if self._address.startswith(_IPC):
+            return ipc.listening(Path(self._address.removeprefix(_IPC)), self, self._max_message)
+        return contexts.listening(self._address, self, self._max_message)
 
-    def begin(self, slot: "_Slot", data: Buffer, peer: int) -> None:
-        """Start to answer what a slot received."""
-        self._idle -= 1
-        self._top_up()
+    def begin(self, turn: Turn, message: ipc.Message, peer: int) -> None:
+        """Start to answer a request."""
         try:
-            frame = self._codec.split(data)
+            frame = self._codec.split(message.frame, message.apart)
             if frame.kind == CALL:
-                self._start(slot, frame, peer)
+                self._start(turn, frame, peer)
             elif frame.kind == CANCEL:
                 self._cancel(peer, frame.header.call)
-                self.finish(slot, self._codec.encode(REPLY, Header(frame.header.call), Done()))
+                self._finish(turn, self._codec.encode(REPLY, Header(frame.header.call), Done()))
             else:
                 raise BadFrame("a reply came where calls are answered")
         except TetherError as error:
             if isinstance(error, BadFrame):
-                self._count_bad(peer)
-            self.finish(slot, self._codec.encode(FAILURE, Header(0), error.failure()))
+                self._count_bad(turn, peer)
+            self._finish(turn, self._codec.encode(FAILURE, Header(0), error.failure()))
 
-    def _start(self, slot: "_Slot", frame: Frame, peer: int) -> None:
+    def _start(self, turn: Turn, frame: Frame, peer: int) -> None:
         header = frame.header
         if peer in self._gone or (peer, header.call) in self._unwanted:
-            return self.finish(slot, None)
+            return self._finish(turn, None)
         method = self._methods.get(header.method)
         if method is None:
             raise Unimplemented(f"method {header.method[:64]!r} is not answered here")
@@ -134,9 +119,9 @@ class Server:
         message = self._codec.message(frame, kind)
         remaining = min(max(header.remaining_ms, 0), _FOREVER_MS) / 1000
         context = Context(self._clock.monotonic() + remaining, peer, header.request_id)
-        task = asyncio.create_task(self._answer(slot, handler, message, context, header.call))
+        task = asyncio.create_task(self._answer(turn, handler, message, context, header.call))
         self._calls[peer][header.call] = task
-        task.add_done_callback(partial(self._end, slot, peer, header.call))
+        task.add_done_callback(partial(self._end, turn, peer, header.call))
         return None
 
     def _cancel(self, peer: int, call: int) -> None:
@@ -146,13 +131,13 @@ class Server:
             # nng's threads may hand us a cancel before the call it is meant for.
             _remember(self._unwanted, (peer, call))
 
-    def _end(self, slot: "_Slot", peer: int, call: int, task: asyncio.Task[None]) -> None:
+    def _end(self, turn: Turn, peer: int, call: int, task: asyncio.Task[None]) -> None:
         if calls := self._calls.get(peer):
             calls.pop(call, None)
         if task.cancelled():  # before it ran at all, so it has not answered
-            self.finish(slot, self._codec.encode(FAILURE, Header(call), Cancelled("the caller went away").failure()))
+            self._finish(turn, self._codec.encode(FAILURE, Header(call), Cancelled("the caller went away").failure()))
 
-    async def _answer(self, slot: "_Slot", handler: Handler, message: Any, context: Context, call: int) -> None:
+    async def _answer(self, turn: Turn, handler: Handler, message: Any, context: Context, call: int) -> None:
         REQUEST_ID.set(context.request_id)
         try:
             kind, reply = REPLY, await handler(message, context)
@@ -163,46 +148,28 @@ class Server:
         except Exception:
             _log.exception("a handler failed", extra={"method": type(message).METHOD})
             kind, reply = FAILURE, Internal("the request met a bug; the log has the details").failure()
-        self.finish(slot, self._codec.encode(kind, Header(call), reply))
+        self._finish(turn, self._codec.encode(kind, Header(call), reply))
 
-    def finish(self, slot: "_Slot", buffers: list[Any] | None) -> None:
-        """Send the answer, if any, and let the slot listen again."""
-        if buffers is not None:
-            try:
-                message = nng.pack(buffers, self._max_message)
-            except TetherError as error:
-                message = nng.pack(self._codec.encode(FAILURE, Header(0), error.failure()), self._max_message)
-            slot.operation.send(message, _STALLED)
-        self._relisten(slot)
+    def _finish(self, turn: Turn, buffers: list[Buffer] | None) -> None:
+        try:
+            turn.answer(buffers)
+        except TetherError as error:
+            turn.answer(self._codec.encode(FAILURE, Header(0), error.failure()))
 
-    def _relisten(self, slot: "_Slot") -> None:
-        if slot.operation.sending():
-            # Its connection is busy; the reply goes out by itself. Others listen meanwhile.
-            asyncio.get_running_loop().call_later(_BUSY_POLL, self._relisten, slot)
-        elif self._idle >= _IDLE_SLOTS:
-            self._slots.discard(slot)
-            slot.operation.close()
-        else:
-            self._idle += 1
-            slot.operation.receive()
-
-    def retire(self, slot: "_Slot") -> None:
-        """Drop a slot whose socket is closed."""
-        self._idle -= 1
-        self._slots.discard(slot)
-
-    def _count_bad(self, peer: int) -> None:
+    def _count_bad(self, turn: Turn, peer: int) -> None:
         if peer in self._gone:
             return
         self._bad[peer] += 1
         if self._bad[peer] >= MAX_BAD_FRAMES:
             _log.warning("closing a connection that sent %d malformed frames", MAX_BAD_FRAMES, extra={"peer": peer})
-            nng.close_pipe(self._socket, peer)
+            turn.hang_up()
 
-    def _greet(self, peer: int) -> None:
+    def greet(self, peer: int) -> None:
+        """Note a connection that began."""
         _log.debug("connection opened", extra={"peer": peer})
 
-    def _forget(self, peer: int) -> None:
+    def forget(self, peer: int) -> None:
+        """Cancel what a connection that ended has asked for."""
         _remember(self._gone, peer)
         self._bad.pop(peer, None)
         for task in list(self._calls.pop(peer, {}).values()):
@@ -214,24 +181,6 @@ def _remember(seen: dict[K, None], key: K) -> None:
     seen[key] = None
     if len(seen) > _REMEMBERED:
         del seen[next(iter(seen))]
-
-
-class _Slot:
-    """One context of the server: it listens, is answered for, and listens again."""
-
-    __slots__ = ("_server", "operation")
-
-    def __init__(self, server: Server, socket: Any, completions: nng.Completions) -> None:
-        self._server = server
-        self.operation = nng.Operation(socket, completions, self._received)
-
-    def _received(self, result: int) -> None:
-        if result == 0:
-            self._server.begin(self, *self.operation.received())
-        elif result in (nng.CLOSED, nng.CANCELED):
-            self._server.retire(self)
-        else:
-            self.operation.receive()
 
 
 class RemoteCaller:
