@@ -17,8 +17,8 @@ import pytest
 
 from tetherd.drivers.blocking import BlockingCaller
 from tetherd.drivers.clock import SystemClock
-from tetherd.drivers.contexts import Turn
 from tetherd.drivers.rpc import MAX_BAD_FRAMES, RemoteCaller, Server
+from tetherd.drivers.turns import Turn
 from tetherd.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -255,6 +255,7 @@ class Recorded:
     def __init__(self, turn: Turn) -> None:
         self._turn = turn
         self.node = turn.node
+        self.apart = turn.apart
         self.answered = 0
 
     def answer(self, buffers: Any) -> None:
@@ -383,7 +384,7 @@ async def test_garbage_is_refused_and_then_its_connection_closed(ipc: str) -> No
             return refused
 
         refused = await loop.run_in_executor(None, send)
-        assert MAX_BAD_FRAMES - 1 <= refused <= MAX_BAD_FRAMES
+        assert refused >= MAX_BAD_FRAMES - 1  # the last may be lost with the connection, or come over a new one
         await within(desk.told.wait())
         with calling(ipc) as caller:
             await caller.call(blob(), deadline=soon())
@@ -476,10 +477,10 @@ async def in_thread(work: Callable[..., Any], *arguments: Any) -> Any:
     return await within(asyncio.to_thread(work, *arguments), 10)
 
 
-async def test_threads_call_over_one_connection(ipc: str) -> None:
+async def test_threads_share_a_connection_or_have_their_own(address: str) -> None:
     desk = Desk()
-    async with serving(ipc, desk):
-        caller = BlockingCaller(ipc, max_message=MAX)
+    async with serving(address, desk):
+        caller = BlockingCaller(address, max_message=MAX)
 
         def work(count: int) -> list[int]:
             call = caller.lane()
@@ -487,7 +488,7 @@ async def test_threads_call_over_one_connection(ipc: str) -> None:
 
         results = await asyncio.gather(*(in_thread(work, 20) for _ in range(4)))
         assert results == [list(range(20))] * 4
-        assert len({context.peer for context in desk.contexts}) == 1
+        assert len({context.peer for context in desk.contexts}) == (4 if address.startswith("ipc") else 1)
         with pytest.raises(QueueFull):
             await in_thread(caller.lane(), blob(digest="full"), 5.0)
         with pytest.raises(TooLarge):
@@ -495,10 +496,10 @@ async def test_threads_call_over_one_connection(ipc: str) -> None:
         caller.close()
 
 
-async def test_every_parked_call_of_a_process_that_ends_is_cancelled(ipc: str) -> None:
+async def test_every_parked_call_of_a_process_that_ends_is_cancelled(address: str) -> None:
     desk = Desk()
-    async with serving(ipc, desk):
-        caller = BlockingCaller(ipc, max_message=MAX)
+    async with serving(address, desk):
+        caller = BlockingCaller(address, max_message=MAX)
         sent = threading.Semaphore(0)
 
         def park() -> str:
@@ -518,8 +519,8 @@ async def test_every_parked_call_of_a_process_that_ends_is_cancelled(ipc: str) -
         assert all("connection was lost" in message for message in await asyncio.gather(*threads))
 
 
-async def test_a_thread_without_a_server_gives_up_in_three_seconds(ipc: str) -> None:
-    caller = BlockingCaller(ipc, max_message=MAX)
+async def test_a_thread_without_a_server_gives_up_in_three_seconds(address: str) -> None:
+    caller = BlockingCaller(address, max_message=MAX)
     began = time.monotonic()
     with pytest.raises(Unreachable, match="no connection"):
         await in_thread(caller.lane(), blob(), 60.0)

@@ -3,26 +3,36 @@
 import itertools
 import threading
 import time
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 from tetherd.drivers import nng
+from tetherd.drivers.lane import Lane
 from tetherd.drivers.nng import Secret
-from tetherd.drivers.rpc import ATTEMPTS, CONNECT, REDIAL, unreachable
+from tetherd.drivers.rpc import ATTEMPTS, CONNECT, IPC, REDIAL, unreachable
+from tetherd.drivers.turns import Message
 from tetherd.errors import revive
-from tetherd.types import Seconds
+from tetherd.types import Buffer, Seconds
 from tetherd.wire.frames import CALL, FAILURE, Codec, Header
 from tetherd.wire.messages import Request
 
 R = TypeVar("R")
 
 
+class _Exchange(Protocol):
+    def exchange(self, buffers: Iterable[Buffer], sent: Callable[[], None]) -> Message:
+        """Send a frame, call ``sent``, wait for the answer. Raises TimeoutError (no connection), ConnectionError."""
+        ...
+
+
 class BlockingCaller:
     """Calls the roles behind one address from threads that have nothing else to do than wait.
 
-    Waiting in the kernel instead of on an event loop halves the time of a round trip; runners live on it. An attempt
-    that brought no connection for ``redial`` seconds is given up for a new one by the next call that fails for it.
-    Roles of another host are called with a ``secret``.
+    Waiting in the kernel instead of on an event loop halves the time of a round trip; runners live on it. To a process
+    of this host every thread has its own connection; to others they share one, and an attempt that brought none for
+    ``redial`` seconds is given up for a new one by the next call that fails for it. Roles of another host are called
+    with a ``secret``.
     """
 
     def __init__(
@@ -33,32 +43,38 @@ class BlockingCaller:
         self._redial = redial
         self._dialing = threading.Lock()
         self._max_message = max_message
-        self._ids = itertools.count(1)  # next() on it is atomic: lanes share the connection, so also its call ids
-        self._socket = nng.open_req(max_message, secret.node if secret else "")
-        nng.dial(self._socket, address, secret)
+        self._ids = itertools.count(1)  # next() on it is atomic: lanes may share the connection, so also its call ids
+        self._lanes: list[Lane] = []
+        self._socket: Any = None
+        if not address.startswith(IPC):
+            self._socket = nng.open_req(max_message, secret.node if secret else "")
+            nng.dial(self._socket, address, secret)
         self._dialed = time.monotonic()
 
     def lane(self) -> Callable[..., Any]:
         """Return ``call(request, timeout, sent)`` for one thread: it sends, calls ``sent``, and returns the reply.
 
-        It waits as long as the connection lasts. Raises what the callee raised, Unreachable when there is no connection
-        for 3 s or it is lost, TooLarge before anything is sent.
+        It waits as long as the connection lasts; tensors of the reply last until the thread's next call. Raises what
+        the callee raised, Unreachable when there is no connection for 3 s or it is lost, TooLarge before anything is
+        sent.
         """
-        codec, context = Codec(), nng.BlockingContext(self._socket, CONNECT)
+        codec, lane = Codec(), self._open()
 
         def call(request: Request[R], timeout: Seconds, sent: Callable[[], None] = lambda: None) -> R:
             attempts = ATTEMPTS if self._secret and request.REPEATABLE else 1
-            for _ in range(attempts):
+            while True:
+                attempts -= 1
                 header = Header(next(self._ids), request.METHOD, int(timeout * 1000))
-                data = context.exchange(codec.encode(CALL, header, request), self._max_message, sent)
-                if not isinstance(data, int):
+                try:
+                    message = lane.exchange(codec.encode(CALL, header, request), sent)
                     break
-                if data == nng.TIMED_OUT:
+                except TimeoutError:
                     self._dial_again()
-                    raise unreachable(self.address, "no connection")
-            else:
-                raise unreachable(self.address, "the connection was lost")
-            frame = codec.split(data)
+                    raise unreachable(self.address, "no connection") from None
+                except ConnectionError:
+                    if not attempts:
+                        raise unreachable(self.address, "the connection was lost") from None
+            frame = codec.split(message.frame, message.apart)
             if frame.kind == FAILURE:
                 raise revive(codec.failure(frame))
             reply: R = codec.message(frame, request.REPLY)
@@ -67,11 +83,21 @@ class BlockingCaller:
         return call
 
     def close(self) -> None:
-        """Close the connection; threads that wait get Unreachable."""
-        self._socket.close()
+        """Close the connections; threads that wait get Unreachable."""
+        if self._socket is not None:
+            self._socket.close()
+        for lane in self._lanes:
+            lane.close()
+
+    def _open(self) -> _Exchange:
+        if self._socket is not None:
+            return nng.BlockingContext(self._socket, CONNECT, self._max_message)
+        lane = Lane(Path(self.address.removeprefix(IPC)), CONNECT, self._max_message)
+        self._lanes.append(lane)
+        return lane
 
     def _dial_again(self) -> None:
         with self._dialing:  # lanes fail together, and each attempt is to have its time
-            if time.monotonic() - self._dialed >= self._redial:
+            if self._socket is not None and time.monotonic() - self._dialed >= self._redial:
                 nng.redial(self._socket, self.address, self._secret)
                 self._dialed = time.monotonic()

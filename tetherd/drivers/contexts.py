@@ -4,9 +4,10 @@ import asyncio
 import contextlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from tetherd.drivers import nng
+from tetherd.drivers.turns import Desk
 from tetherd.types import Buffer, Seconds
 
 _MAX: Final = 8192
@@ -16,36 +17,6 @@ _STALLED: Final[Seconds] = 10.0
 _BUSY_POLL: Final[Seconds] = 0.005
 MAX_UNREAD: Final = 512 * 1024 * 1024
 """A connection that leaves this many bytes of answers unread is closed, or any answer for ten seconds."""
-
-
-class Turn(Protocol):
-    """One request that is to be answered. ``node`` is who asks: a node id, or empty for this host."""
-
-    node: str
-
-    def answer(self, buffers: Iterable[Buffer] | None) -> None:
-        """Send the answer, if any. Raises TooLarge, and may be called again then."""
-        ...
-
-    def hang_up(self) -> None:
-        """End the connection that the request came over."""
-        ...
-
-
-class Desk(Protocol):
-    """Who answers. Called on the event loop."""
-
-    def greet(self, peer: int) -> None:
-        """A connection began."""
-        ...
-
-    def begin(self, turn: Turn, data: Buffer, peer: int) -> None:
-        """A request came; ``turn.answer`` is called once for it, sooner or later."""
-        ...
-
-    def forget(self, peer: int) -> None:
-        """A connection ended; answers to it go nowhere."""
-        ...
 
 
 @contextlib.contextmanager
@@ -118,6 +89,8 @@ class _Context:
     """One context, and the turn of the request that it has received."""
 
     __slots__ = ("_peer", "_pool", "node", "operation")
+
+    apart: Final = None
 
     def __init__(self, pool: _Pool, socket: Any, completions: nng.Completions) -> None:
         self._pool = pool

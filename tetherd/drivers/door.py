@@ -13,8 +13,8 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final
 
 from tetherd.drivers import contexts, nng, tls
-from tetherd.drivers.contexts import Desk, Turn
 from tetherd.drivers.handshakes import Handshakes
+from tetherd.drivers.turns import Desk, Turn
 from tetherd.errors import PermissionDenied, QueueFull, TetherError
 from tetherd.policy.admission import Admission
 from tetherd.ports import Clock

@@ -7,17 +7,15 @@ started by ``subprocess``, never by ``fork``.
 
 import asyncio
 import contextlib
-import os
-import stat
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import pynng
 from pynng import ffi, lib
 
-from tetherd.errors import BadConfig, Internal, InUse, PermissionDenied, TooLarge, Unavailable
+from tetherd.drivers.turns import Message, too_large
+from tetherd.errors import BadConfig, Internal, InUse, PermissionDenied, Unavailable
 from tetherd.types import Buffer, Credentials, Seconds, is_node_id
 
 CLOSED: Final = lib.NNG_ECLOSED
@@ -28,7 +26,6 @@ TLS: Final = "tls+tcp://"
 """How addresses between hosts begin: both ends show certificates."""
 
 _RECONNECT_MS: Final = (100, 2_000)
-_IPC_PATH_MAX: Final = 107
 _LENT: Final = 64 * 1024
 # nng starts threads by the number of cores, and every message crosses two of them: on a small host, few threads that
 # stay awake are faster than many that have to be woken (a lone request's round trip: 15 % less).
@@ -84,15 +81,12 @@ class Secret(NamedTuple):
 def listen(socket: Any, address: str, credentials: Credentials | None = None) -> Any:
     """Listen on ``address`` and return the listener; ``credentials`` for ``tls+tcp://``, and only for it.
 
-    Raises BadConfig where nng would delete a file, InUse if the address is taken.
+    Raises BadConfig, InUse if the address is taken.
     """
-    if address.startswith("ipc://"):
-        _check_ipc_path(Path(address.removeprefix("ipc://")))
     _check_tls(address, credentials is not None)
     if credentials is not None:
         set_credentials(socket, credentials)
     try:
-        # umask would be process-wide: the directory (0700) is what keeps others out.
         listener = socket.listen(address)
     except pynng.exceptions.AddressInUse:
         raise InUse(f"{address} is in use by another process", fix="stop it, or set rpc.listen") from None
@@ -130,22 +124,6 @@ def _tls(mode: int, credentials: Credentials, name: str | None) -> Any:
 def _check_tls(address: str, has_credentials: bool) -> None:
     if has_credentials != address.startswith(TLS):
         raise BadConfig(f"{address}: between hosts is {TLS} with credentials, within one is ipc:// or tcp:// without")
-
-
-def _check_ipc_path(path: Path) -> None:
-    if len(os.fsencode(path)) > _IPC_PATH_MAX:
-        raise BadConfig(
-            f"the socket path {path} is longer than {_IPC_PATH_MAX} bytes", fix="set node.runtime_dir to a shorter path"
-        )
-    try:
-        found = path.lstat()
-    except FileNotFoundError:
-        return
-    if not stat.S_ISSOCK(found.st_mode) or found.st_uid != os.geteuid():
-        raise BadConfig(
-            f"{path} exists and is not a socket of this user; listening there would delete it",
-            fix="move the file away, or set rpc.listen",
-        )
 
 
 def dial(socket: Any, address: str, secret: Secret | None = None) -> None:
@@ -211,10 +189,7 @@ def pack(buffers: Iterable[Buffer], limit: int) -> Any:
     parts = [memoryview(buffer).cast("B") for buffer in buffers]
     size = sum(len(part) for part in parts)
     if size > limit:
-        # The receiver would drop the connection without a word.
-        raise TooLarge(
-            f"a message of {size} bytes exceeds rpc.max_message ({limit} bytes)", fix="raise rpc.max_message"
-        )
+        raise too_large(size, limit)
     pointer = ffi.new("nng_msg **")
     if lib.nng_msg_alloc(pointer, size):
         raise Unavailable(f"no memory for a message of {size} bytes")
@@ -354,24 +329,27 @@ def _allocate(callback: Any, argument: Any) -> Any:
 class BlockingContext:
     """A context for a thread that has nothing else to do than wait."""
 
-    def __init__(self, socket: Any, patience: Seconds) -> None:
+    def __init__(self, socket: Any, patience: Seconds, limit: int) -> None:
+        self._limit = limit
         self._context = _open_context(socket)
         lib.nng_ctx_set_ms(self._context, b"send-timeout", int(patience * 1000))
 
-    def exchange(self, buffers: Iterable[Buffer], limit: int, sent: Callable[[], None]) -> Buffer | int:
-        """Send a request and wait for its reply, for ever once it is sent. Return nng's result code on failure.
+    def exchange(self, buffers: Iterable[Buffer], sent: Callable[[], None]) -> Message:
+        """Send a request, call ``sent`` and wait for its reply, for ever.
 
-        That is TIMED_OUT when no connection took the request within the context's patience.
+        Raises TimeoutError when no connection took the request within the context's patience, ConnectionError when it
+        is lost, TooLarge before anything is sent.
         """
-        message = pack(buffers, limit)
+        message = pack(buffers, self._limit)
         result: int = lib.nng_ctx_sendmsg(self._context, message, 0)
         if result:
             lib.nng_msg_free(message)
-            return result
+            raise TimeoutError if result == TIMED_OUT else ConnectionResetError
         sent()
         pointer = ffi.new("nng_msg **")
-        result = lib.nng_ctx_recvmsg(self._context, pointer, 0)
-        return result or unpack(pointer[0])[0]
+        if lib.nng_ctx_recvmsg(self._context, pointer, 0):
+            raise ConnectionResetError
+        return Message(0, unpack(pointer[0])[0], None)
 
 
 def close_pipe(socket: Any, pipe: int) -> None:

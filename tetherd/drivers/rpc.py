@@ -9,14 +9,15 @@ import contextlib
 import itertools
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from tetherd.drivers import contexts, nng
-from tetherd.drivers.contexts import Turn
+from tetherd.drivers import contexts, ipc, nng
 from tetherd.drivers.door import Door
 from tetherd.drivers.nng import Secret
+from tetherd.drivers.turns import Turn
 from tetherd.errors import (
     BadFrame,
     Cancelled,
@@ -47,6 +48,7 @@ ATTEMPTS: Final = 3
 
 CONNECT: Final[Seconds] = 3.0
 REDIAL: Final[Seconds] = 5.0
+IPC: Final = "ipc://"
 _GRACE: Final[Seconds] = 1.0
 _FOREVER_MS: Final = 24 * 3600 * 1000
 _REMEMBERED: Final = 4096
@@ -85,9 +87,7 @@ class Server:
     async def run(self, ready: Callable[[], None]) -> None:
         """Serve until cancelled. Raises BadConfig where an address cannot be listened on, or not safely."""
         async with contextlib.AsyncExitStack() as stack:
-            socket = nng.open_rep(self._max_message)
-            stack.enter_context(contexts.answering(socket, self, self._max_message))
-            nng.listen(socket, self._address)
+            stack.enter_context(self._listening())
             if self._door:
                 await stack.enter_async_context(self._door.open(self, self._max_message))
             ready()
@@ -98,10 +98,22 @@ class Server:
                     for task in list(tasks.values()):
                         task.cancel()
 
+    @contextlib.contextmanager
+    def _listening(self) -> Iterator[None]:
+        """Listen to the other processes of this host."""
+        if self._address.startswith(IPC):
+            with ipc.listening(Path(self._address.removeprefix(IPC)), self, self._max_message):
+                yield
+        else:
+            socket = nng.open_rep(self._max_message)
+            with contexts.answering(socket, self, self._max_message):
+                nng.listen(socket, self._address)
+                yield
+
     def begin(self, turn: Turn, data: Buffer, peer: int) -> None:
         """Start to answer a request."""
         try:
-            frame = self._codec.split(data)
+            frame = self._codec.split(data, turn.apart)
             if frame.kind == CALL:
                 self._start(turn, frame, peer)
             elif frame.kind == CANCEL:

@@ -71,8 +71,11 @@ class Codec:
         head = self._headers.encode(header)
         return [_PREAMBLE.pack(_MAGIC, VERSION, kind, 0, len(head)) + head, *gathered]
 
-    def split(self, data: Buffer) -> Frame:
-        """Take a frame apart. Raises BadFrame, or Unimplemented for another protocol version."""
+    def split(self, data: Buffer, apart: Buffer | None = None) -> Frame:
+        """Take a frame apart; ``apart`` holds its payloads where they did not come behind it.
+
+        Raises BadFrame, or Unimplemented for another protocol version.
+        """
         if len(data) < _PREAMBLE.size:
             raise BadFrame(f"a frame of {len(data)} bytes is shorter than its preamble")
         magic, version, kind, zero, length = _PREAMBLE.unpack_from(data)
@@ -89,7 +92,9 @@ class Codec:
             header = self._header.decode(body[:length])
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise BadFrame(f"the header is malformed: {error}") from None
-        return Frame(kind, header, body[length:])
+        if apart is not None and length != len(body):
+            raise BadFrame(f"{len(body) - length} bytes follow a header whose payloads are elsewhere")
+        return Frame(kind, header, body[length:] if apart is None else memoryview(apart))
 
     def message(self, frame: Frame, kind: Any) -> Any:
         """Decode a frame's message as ``kind``. Raises BadFrame when it is anything else or bytes are left over."""
