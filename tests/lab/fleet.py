@@ -4,11 +4,12 @@ import contextlib
 import http.client
 import shutil
 import socket
+import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from harness import PATIENCE, ROLES, Daemon
 from lab import Host
@@ -37,7 +38,15 @@ class Resident(Daemon):
     def __init__(self, host: Host, folder: Path, settings: Mapping[str, Mapping[str, Any]]) -> None:
         super().__init__(folder, host.name, settings)
         self.host = host
-        self.inside = host.space.under
+
+    def start(self, *, wait: bool = True, under: Sequence[str] = ()) -> Self:
+        self.host.space.call(lambda: Daemon.start(self, wait=False, under=under))
+        if wait:
+            self.wait_live()
+        return self
+
+    def ctl(self, *words: str, stdin: bytes = b"", code: int | None = 0) -> subprocess.CompletedProcess[bytes]:
+        return self.host.space.call(lambda: Daemon.ctl(self, *words, stdin=stdin, code=code))
 
     def connect(self, *, control: bool = False, timeout: float = PATIENCE) -> http.client.HTTPConnection:
         return super().connect(control=True, timeout=timeout) if control else _Inside(self.host, self.address, timeout)

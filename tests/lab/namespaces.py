@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 T = TypeVar("T")
 
@@ -109,7 +109,7 @@ class Namespace:
         command("ip", "-n", self.name, "-batch", "-", stdin="\n".join(lines) + "\n")
 
     def nft(self, rules: str) -> None:
-        command(*self.under, "nft", "-f", "-", stdin=rules)
+        self.run("nft", "-f", "-", stdin=rules)
 
     def sysctl(self, **values: object) -> None:
         """Set kernel parameters below ``net``; a double underscore parts their names: ``ipv4__ip_forward=1``."""
@@ -119,22 +119,19 @@ class Namespace:
 
     # --- what runs inside --------------------------------------------------------------------------------------------
 
-    @property
-    def under(self) -> list[str]:
-        """The words that put a command inside."""
-        return ["ip", "netns", "exec", self.name]
-
     def run(self, *words: str, stdin: str = "") -> str:
         """Run a command inside to its end and return what it printed; it must succeed."""
-        return command(*self.under, *words, stdin=stdin)
+        return self.call(lambda: command(*words, stdin=stdin))
 
-    def start(self, *words: str, **options: Any) -> "subprocess.Popen[bytes]":
+    def start(self, *words: str) -> "subprocess.Popen[bytes]":
         """Start a process inside; it ends with the namespace."""
-        options.setdefault("stdin", subprocess.DEVNULL)
-        return subprocess.Popen([*self.under, *words], **options)
+        return self.call(lambda: subprocess.Popen(words, stdin=subprocess.DEVNULL))
 
     def call(self, function: Callable[[], T]) -> T:
-        """Call a function in a thread that is inside. A socket made there stays inside, whoever uses it."""
+        """Call a function in a thread that is inside.
+
+        A socket made there stays inside, whoever uses it, and a process that it starts is inside from the first.
+        """
 
         def work() -> T:
             with (NAMED / self.name).open() as handle:

@@ -30,9 +30,9 @@ def drain(target: socket.socket, quiet: float = QUIET) -> list[bytes]:
             return arrived
 
 
-def stream(source: Host, target: Host, count: int = 1, *, family: int = socket.AF_INET) -> list[int]:
+def stream(source: Host, target: Host, count: int = 1, *, port: int = 0, family: int = socket.AF_INET) -> list[int]:
     """Send numbered datagrams from one host to another, and return the numbers in the order in which they arrive."""
-    with udp(source, family=family) as sender, udp(target, family=family) as receiver:
+    with udp(source, family=family) as sender, udp(target, port, family=family) as receiver:
         address = target.address6 if family == socket.AF_INET6 else target.address
         arrived = []
         for number in range(count):

@@ -101,6 +101,10 @@ def test_protocols_and_ports_can_be_switched_off(lab: Lab) -> None:
         assert not dial(other, one, 7443)
         assert dial(one, other, 7444)
         assert reaches(one, other)
+    with lab.off([one], "udp", 7443):
+        assert not reaches(one, other, port=7443)
+        assert not reaches(other, one, port=7443)
+        assert reaches(one, other, port=7444)
     assert dial(one, other, 7443)
     assert reaches(other, one)
 

@@ -50,6 +50,9 @@ def test_a_site_lets_out_and_lets_nothing_in(lab: Lab) -> None:
         assert sender.recv(64) == b"answer"
     assert reaches(inside, neighbour)
     assert not reaches(server, home.router)
+    # Nor does it to somebody who knows the address within, and the way.
+    server.space.ip(f"route add {inside.address} via {home.router.address}")
+    assert not reaches(server, inside)
 
 
 def multicast(source: socket.socket, target: socket.socket, target_address: str) -> bool:

@@ -122,9 +122,6 @@ class _UnixConnection(http.client.HTTPConnection):
 class Daemon:
     """One ``tetherd run``, started and stopped as often as a test likes."""
 
-    inside: Sequence[str] = ()
-    """The words that run a command where this daemon runs, if that is not just here."""
-
     def __init__(self, folder: Path, name: str, settings: Mapping[str, Mapping[str, Any]]) -> None:
         self.name = name
         self.folder = folder
@@ -150,8 +147,7 @@ class Daemon:
 
     def start(self, *, wait: bool = True, under: Sequence[str] = ()) -> Self:
         """Start the process; ``wait`` until it listens. ``under``: a command that runs it, such as a tracer."""
-        where = [*self.inside, *under]
-        command = [*where, sys.executable, "-m", "tetherd", "run", "--config", str(self.config), "--log-format", "json"]
+        command = [*under, sys.executable, "-m", "tetherd", "run", "--config", str(self.config), "--log-format", "json"]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 command, cwd=REPOSITORY, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
@@ -272,8 +268,7 @@ class Daemon:
 
     def ctl(self, *words: str, stdin: bytes = b"", code: int | None = 0) -> subprocess.CompletedProcess[bytes]:
         """Run a command of ``tetherctl`` against this daemon; its exit code must be ``code``."""
-        tool = [*self.inside, sys.executable, "-m", "tetherctl"]
-        command = [*tool, "--endpoint", f"unix://{self.control}", *words]
+        command = [sys.executable, "-m", "tetherctl", "--endpoint", f"unix://{self.control}", *words]
         done = subprocess.run(
             command, cwd=REPOSITORY, input=stdin, capture_output=True, timeout=PATIENCE * 2, check=False
         )
