@@ -5,7 +5,6 @@ import http.client
 import shutil
 import socket
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any, Final, Self
 
 from harness import PATIENCE, ROLES, Daemon
 from lab import Host
+from traffic import Traffic
 
 GATEWAY: Final = "127.0.0.1:3000"
 """Where every gateway listens: on its own loopback, which is no other host's."""
@@ -51,9 +51,9 @@ class Resident(Daemon):
     def connect(self, *, control: bool = False, timeout: float = PATIENCE) -> http.client.HTTPConnection:
         return super().connect(control=True, timeout=timeout) if control else _Inside(self.host, self.address, timeout)
 
-    def python(self, script: str, *words: str, stdin: str = "") -> str:
-        """Run a script on this host, such as one that uses a client library, and return what it printed."""
-        return self.host.space.run(sys.executable, "-W", "error", "-c", script, *words, stdin=stdin)
+    def traffic(self, clients: int = 4) -> Traffic:
+        """Let clients on this host ask its gateway for the digits model, until the end of the context."""
+        return Traffic(self.host.space, self.address, clients)
 
 
 class Fleet:
