@@ -139,6 +139,21 @@ class Credentials(msgspec.Struct, frozen=True):
         return f"Credentials(node={self.node!r})"  # whatever is printed or logged shows no key
 
 
+Cause: TypeAlias = Literal[
+    "none", "address", "refused", "unreachable", "silent", "no-tls", "old-tls", "closed", "own-certificate",
+    "other-network", "expired", "not-yet-valid", "wrong-node", "not-a-member", "turned-away",
+]  # fmt: skip
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """Why a node cannot be reached at an address; cause ``none``: it can. ``node``: who is there, if known."""
+
+    cause: Cause
+    message: str
+    fix: str = ""
+    node: str = ""
+
+
 def is_node_id(text: str) -> bool:
     """Tell whether ``text`` is 64 lower-case hexadecimal digits, as the id of a node is."""
     return _NODE_ID.fullmatch(text) is not None

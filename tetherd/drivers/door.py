@@ -159,7 +159,7 @@ class Door:
             self._listen()  # the address was taken while the certificate changed
         for peer, node in list(self._nodes.items()):
             self._review(peer, node, now)
-        ended = await asyncio.to_thread(self._handshakes.sweep, now, nng.remotes(self._socket))
+        ended = await asyncio.to_thread(self._sweep, now)
         if ended:
             _log.info("ended %d handshakes that took too long or were too many", ended)
 
@@ -172,6 +172,10 @@ class Door:
             nng.close_pipe(self._socket, peer)
         elif now - self._held[peer] > (_QUARANTINED if self._admission.is_quarantined(node, now) else _HELD):
             nng.close_pipe(self._socket, peer)
+
+    def _sweep(self, now: Seconds) -> int:
+        remotes = (nng.remote_of(pipe) for pipe in self._socket.pipes)
+        return self._handshakes.sweep(now, {remote for remote in remotes if remote})
 
     def _listen(self) -> None:
         self._listeners = [nng.listen(self._socket, address, self._credentials) for address in self._addresses]

@@ -7,6 +7,8 @@ started by ``subprocess``, never by ``fork``.
 
 import asyncio
 import contextlib
+import logging
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final, NamedTuple
@@ -25,6 +27,7 @@ TIMED_OUT: Final = lib.NNG_ETIMEDOUT
 TLS: Final = "tls+tcp://"
 """How addresses between hosts begin: both ends show certificates."""
 
+_SETTLED: Final[Seconds] = 1.0
 _RECONNECT_MS: Final = (100, 2_000)
 _LENT: Final = 64 * 1024
 # nng starts threads by the number of cores, and every message crosses two of them: on a small host, few threads that
@@ -39,6 +42,8 @@ _THREADS: Final = (
 )
 for _parameter, _count in _THREADS:  # only before the first socket do they count
     lib.nng_init_set_parameter(_parameter, _count)
+
+_log = logging.getLogger("tetherd.nng")
 
 # REQ/REP puts up to this many bytes before the body, and they count against recv_max_size.
 _PROTOCOL_HEADER: Final = 64
@@ -371,27 +376,33 @@ def guard(socket: Any, welcome: Callable[[int, str], bool]) -> None:
     cannot be asked about is closed: for nng an exception would be a yes.
     """
 
-    def check(pipe: Any) -> None:
+    def check(pipe: Any) -> str:
         try:
-            good = welcome(pipe.id, node_of(pipe))
+            if welcome(pipe.id, node := node_of(pipe)):
+                return node
         except BaseException:
-            good = False
-        if not good:
-            _end(pipe)
+            _log.debug("a connection cannot be judged", exc_info=True)
+        _end(pipe)
+        return ""
+
+    def check_again(pipe: Any) -> None:
+        if check(pipe):
+            # Over TLS nng misses the end of a connection that ends the moment it begins, and takes it for one for ever.
+            timer = threading.Timer(_SETTLED, lambda: remote_of(pipe) or _end(pipe))
+            timer.daemon = True
+            timer.start()
 
     socket.add_pre_pipe_connect_cb(check)
-    socket.add_post_pipe_connect_cb(check)
+    socket.add_post_pipe_connect_cb(check_again)
 
 
-def remotes(socket: Any) -> set[tuple[str, int]]:
-    """Return the addresses and ports at the other ends of the socket's TCP connections."""
-    found = set()
-    for pipe in socket.pipes:
-        with contextlib.suppress(pynng.exceptions.NNGException):  # it has just ended
-            host, _, port = str(pipe.remote_address).rpartition(":")
-            if port.isdecimal():
-                found.add((host.strip("[]"), int(port)))
-    return found
+def remote_of(pipe: Any) -> tuple[str, int] | None:
+    """Return address and port at the other end of a TCP connection; None when it has ended."""
+    try:
+        host, _, port = str(pipe.remote_address).rpartition(":")
+    except pynng.exceptions.NNGException:
+        return None
+    return host.strip("[]"), int(port)
 
 
 def watch_pipes(

@@ -11,8 +11,8 @@ from tetherd.types import Credentials, Seconds
 
 PATIENCE: Final[Seconds] = 5.0
 
-_ASKS: Final = b"\0SP\0\0\x30\0\0"
-_ANSWERS: Final = b"\0SP\0\0\x31\0\0"
+ASKS: Final = b"\0SP\0\0\x30\0\0"
+ANSWERS: Final = b"\0SP\0\0\x31\0\0"
 """What either side of a request protocol says first."""
 
 _ANY: Final = {"": "127.0.0.1", "*": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
@@ -51,8 +51,8 @@ def _takes(place: tuple[str, int], context: ssl.SSLContext) -> bool:
     try:
         with socket.create_connection(place, PATIENCE) as plain, context.wrap_socket(plain) as secure:
             # A client is done with its handshake before the server has looked at its certificate: only an answer tells.
-            secure.sendall(_ASKS)
-            return secure.recv(len(_ANSWERS)) == _ANSWERS
+            secure.sendall(ASKS)
+            return secure.recv(len(ANSWERS)) == ANSWERS
     except (OSError, ssl.SSLError):
         return False
 
