@@ -6,11 +6,15 @@ from pathlib import Path
 from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
 from tetherd.discovery.hints import Drop, Hint, Source
-from tetherd.types import Buffer, Digest, Seconds, Signature, Tensor
+from tetherd.discovery.racing import Attempt, Outcome
+from tetherd.policy.membership import Standing
+from tetherd.types import Buffer, Digest, RoleName, Seconds, Signature, Tensor
 from tetherd.wire.assignments import Assignment, Event
 from tetherd.wire.manifest import Config
 from tetherd.wire.messages import Alias, BlobState, Catalog, FileEntry, Request, Version
 from tetherd.wire.relay import Way
+from tetherd.wire.roster import SignedRoster
+from tetherd.wire.tokens import JoinToken
 
 R = TypeVar("R")
 
@@ -83,6 +87,17 @@ class Ears(Protocol):
 
     def drop(self, drop: Drop) -> None:
         """Take note of something that was heard and not used, and why."""
+        ...
+
+
+class Prober(Protocol):
+    """Tries addresses of peers."""
+
+    async def race(self, attempts: Sequence[Attempt], node: str = "") -> Outcome:
+        """Try addresses until one shows the key of ``node`` (empty: of any node); return it, and why others did not.
+
+        Never raises.
+        """
         ...
 
 
@@ -291,4 +306,47 @@ class Tunnels(Protocol):
 
     def listen(self, receive: Callable[[Guest], Coroutine[Any, Any, None]]) -> Door:
         """Open a door: ``receive`` is run for each connection, which is closed when it returns."""
+        ...
+
+
+class Papers(Protocol):
+    """This host's membership as it is kept and asked for. Blocking; every change is durable when its method returns.
+
+    All methods raise Forbidden for keys that others can read, StorageFull and StorageFailed.
+    """
+
+    def load(self) -> Standing | None:
+        """Return this host's standing; None while it is in no network. Raises BadRoster."""
+        ...
+
+    def found(self, network: str, roles: tuple[RoleName, ...]) -> Standing:
+        """Found a network of that name on this host, which gets ``roles`` in it. Raises Conflict."""
+        ...
+
+    def join(self, token: JoinToken) -> Standing:
+        """Join with a token. Raises Conflict, PinMismatch, WrongNetwork, ClockSkew, Unreachable, TokenExpired, ..."""
+        ...
+
+    def renew(self) -> Standing:
+        """Get the next certificate. Raises Unreachable, Revoked, ClockSkew."""
+        ...
+
+    def accept(self, signed: SignedRoster, keys: Mapping[int, bytes]) -> Standing:
+        """Keep a roster if it is newer than the one that is held. Raises BadRoster, WrongNetwork."""
+        ...
+
+    def leave(self) -> None:
+        """Be in no network any more; with the authority, if it is here, the network ends."""
+        ...
+
+    def invite(self, roles: tuple[RoleName, ...], ttl: Seconds, name: str) -> JoinToken:
+        """Make a join token. Raises NotInNetwork where the authority is on another host."""
+        ...
+
+    def change(self, node: str, **values: Any) -> Standing:
+        """Change what the roster says of a member. Raises NodeNotFound, NotInNetwork."""
+        ...
+
+    def forget(self, node: str) -> Standing:
+        """Strike a member off the roster. Raises NodeNotFound, NotInNetwork."""
         ...

@@ -19,7 +19,7 @@ import msgspec
 
 from tetherd.config.environment import environment
 from tetherd.drivers.blocking import BlockingCaller
-from tetherd.drivers.loading import load
+from tetherd.drivers.loading import dial, load
 from tetherd.drivers.logs import writing
 from tetherd.drivers.onnx import OnnxEngine
 from tetherd.errors import TetherError
@@ -50,9 +50,9 @@ def main() -> None:
 
 
 def _run(assignment: Assignment, events: Any) -> None:
-    orchestrator = BlockingCaller(assignment.orchestrator, max_message=assignment.max_message)
+    orchestrator = dial(assignment, assignment.orchestrator, assignment.orchestrator_node)
     try:
-        engine = load(assignment)
+        engine = load(assignment, _Fetching(events))
     except (TetherError, MemoryError) as error:
         events.write(encode(Event("failed", reason=str(error) or "out of memory")))
         sys.exit(1)
@@ -63,6 +63,20 @@ def _run(assignment: Assignment, events: Any) -> None:
     events.write(encode(Event("loaded", bytes=_own_bytes())))
     _attend(engine, slots, events)
     _leave(engine, slots)
+
+
+class _Fetching:
+    """Tells the worker now and then that files of the model still arrive."""
+
+    def __init__(self, events: Any) -> None:
+        self._events = events
+        self._spoken = time.monotonic()
+
+    def __call__(self) -> None:
+        if time.monotonic() - self._spoken >= _ALIVE:
+            self._spoken = time.monotonic()
+            with contextlib.suppress(BrokenPipeError):
+                self._events.write(encode(Event("fetching")))
 
 
 def _serve(slots: Slots, orchestrator: BlockingCaller) -> None:

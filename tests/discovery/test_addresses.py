@@ -137,3 +137,8 @@ def test_dials_are_counted_in_every_window(pauses: list[float]) -> None:
 
 def test_other_ports_of_a_host() -> None:
     assert Address("fd00::1", 7443).at(7445) == Address("fd00::1", 7445)
+
+
+def test_on_a_host_of_its_own_a_fleet_is_on_loopback() -> None:
+    assert sift(["127.0.0.1:7443", "[::1]:7443"], loopback=True).refused == ()
+    assert sift(["127.0.0.1:22", "169.254.169.254:7443", "localhost:7443"], loopback=True).accepted == ()

@@ -8,12 +8,28 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from tetherd.discovery.addresses import MAX_PER_NODE
 from tetherd.discovery.claims import MAX_ORIGINS
-from tetherd.discovery.hints import Drop, Hint, Member, Source
+from tetherd.discovery.hints import Drop, Hint, Source
 from tetherd.discovery.peers import MAX_DROPS, MAX_NODE_DROPS, MAX_STRANGERS, Live, PeerTable
 from tetherd.discovery.racing import order
+from tetherd.types import RoleName
+from tetherd.wire.roster import Member, Roster
 
 ME, A, B, C = ("0" * 64, "a" * 64, "b" * 64, "c" * 64)
-MEMBERS = {A: Member("box-a", ("orchestrator",)), B: Member("box-b", ("manager",)), ME: Member("me")}
+
+
+def member(node: str, name: str, *roles: RoleName, **rest: Any) -> Member:
+    return Member(node=node, name=name, roles=roles, **rest)
+
+
+MEMBERS = [
+    member(A, "box-a", "orchestrator"),
+    member(B, "box-b", "manager"),
+    member(ME, "me", addresses=("10.0.0.7:7443",)),
+]
+
+
+def roster(*members: Member) -> Roster:
+    return Roster(network="0" * 16, name="home", epoch=1, issued=0.0, members=members, roots=())
 
 
 def hint(node: str, *addresses: str, source: Source = "mdns", origin: str = "", **rest: Any) -> Hint:
@@ -33,7 +49,7 @@ def reasons(table: PeerTable, node: str) -> set[str]:
 @pytest.fixture
 def table() -> PeerTable:
     table = PeerTable(ME)
-    table.admit(MEMBERS)
+    table.follow(roster(*MEMBERS), 0.0)
     return table
 
 
@@ -180,16 +196,34 @@ def test_strangers_displace_neither_members_nor_connections(table: PeerTable) ->
 def test_the_roster_says_what_a_peer_may_be(table: PeerTable) -> None:
     table.hear(hint(C, "10.0.0.3:7443"), 1.0)
     assert "not-a-member" in reasons(table, C)
-    table.admit(MEMBERS | {C: Member("box-c", ("worker",))})
+    table.follow(roster(*MEMBERS, member(C, "box-c", "worker")), 1.0)
     peer = table.peer(C)
     assert peer is not None
     assert (peer.name, peer.roles, peer.drops) == ("box-c", ("worker",), ())
-    table.admit(MEMBERS | {C: Member("box-c", ("worker",), revoked=True)})
+    table.follow(roster(*MEMBERS, member(C, "box-c", "worker", revoked=5.0)), 1.0)
     assert table.candidates(C) == []
     table.hear(hint(C, "10.0.0.4:7443"), 2.0)
     assert "revoked" in reasons(table, C)
-    table.admit(MEMBERS)
+    table.follow(roster(*MEMBERS), 3.0)
     assert table.candidates(C), "heard of still, and in no roster again"
+
+
+def test_the_roster_says_where_a_member_listens_as_it_told_itself(table: PeerTable) -> None:
+    table.follow(roster(member(A, "box-a", addresses=("10.0.0.1:7443", "127.0.0.1:7443"))), 5.0)
+    peer = table.peer(A)
+    assert peer is not None
+    assert [(seen.address, seen.sources) for seen in peer.addresses] == [("10.0.0.1:7443", ("roster",))]
+    assert reasons(table, A) == {"address"}
+    table.follow(roster(member(A, "box-a", addresses=("10.0.0.2:7443",))), 6.0)
+    assert first(table, A) == "10.0.0.2:7443"
+    table.follow(roster(member(A, "box-a")), 7.0)
+    assert table.candidates(A) == []
+
+
+def test_daemons_on_one_host_find_each_other_on_loopback() -> None:
+    table = PeerTable(ME, loopback=True)
+    table.follow(roster(member(A, "box-a", addresses=("127.0.0.1:7443", "169.254.169.254:7443"))), 1.0)
+    assert first(table, A) == "127.0.0.1:7443"
 
 
 def test_this_node_is_no_peer_of_its_own(table: PeerTable) -> None:
@@ -208,7 +242,7 @@ def test_what_was_proven_is_remembered_over_a_restart(table: PeerTable) -> None:
     assert kept.addresses[0] == "10.0.0.11:7443"
     assert len(kept.addresses) == MAX_PER_NODE
     again = PeerTable(ME)
-    again.admit(MEMBERS)
+    again.follow(roster(*MEMBERS), 0.0)
     again.hear(hint(kept.node, *kept.addresses, source="memory", ports=kept.ports), 0.0)
     assert again.remembered() == [kept]
     assert all(attempt.free for attempt in order(again.candidates(A)))
@@ -277,8 +311,10 @@ class Discovery(RuleBasedStateMachine):
 
     @rule(members=st.dictionaries(NODES | st.just(ME), st.booleans()))
     def admit(self, members: dict[str, bool]) -> None:
-        self.members = {node: Member(f"n-{node[:1]}", (), revoked) for node, revoked in members.items()}
-        self.table.admit(self.members)
+        self.members = {
+            node: member(node, f"n-{node[:1]}", revoked=float(revoked)) for node, revoked in members.items()
+        }
+        self.table.follow(roster(*self.members.values()), self.now)
 
     @rule(seconds=st.floats(0, 100))
     def wait(self, seconds: float) -> None:

@@ -11,6 +11,7 @@ from tetherd.discovery.racing import (
     Attempt,
     Candidate,
     Race,
+    Reached,
     Relay,
     is_better,
     order,
@@ -23,6 +24,10 @@ LAN = Attempt("10.0.0.1:7443", "lan")
 OTHER_LAN = Attempt("10.0.0.2:7443", "lan")
 DIRECT = Attempt("203.0.113.1:7443", "direct")
 RELAY = Attempt("203.0.113.9:7500", "relay:r1")
+
+
+def reached(attempt: Attempt, rtt: float) -> Reached:
+    return Reached(attempt.address, attempt.path, rtt, "a" * 64)
 
 
 def candidate(text: str, path: str, **rest: object) -> Candidate:
@@ -107,34 +112,34 @@ def test_the_first_of_the_best_kind_ends_it() -> None:
     race = Race([LAN, OTHER_LAN, DIRECT], 0.0)
     race.start(0.0)
     race.start(0.15)
-    race.succeeded(OTHER_LAN, 0.01, 0.16)
+    race.succeeded(OTHER_LAN, reached(OTHER_LAN, 0.01), 0.16)
     assert race.over(0.16)
     assert race.start(1.0) == []
     assert race.best is not None
-    assert race.best.attempt == OTHER_LAN
+    assert race.best.address == OTHER_LAN.address
 
 
 def test_a_relay_waits_a_moment_for_a_direct_path_under_way() -> None:
     race = Race([DIRECT, RELAY], 0.0)
     race.start(0.0)
     race.start(0.15)
-    race.succeeded(RELAY, 0.02, 0.2)
+    race.succeeded(RELAY, reached(RELAY, 0.02), 0.2)
     assert not race.over(0.2)
     assert race.wake(0.3) == pytest.approx(0.2 + HOLD - 0.3)
-    race.succeeded(DIRECT, 0.3, 0.4)
+    race.succeeded(DIRECT, reached(DIRECT, 0.3), 0.4)
     assert race.over(0.4)
     assert race.best is not None
-    assert race.best.attempt == DIRECT
+    assert race.best.address == DIRECT.address
 
 
 def test_a_relay_is_taken_when_the_direct_path_stays_silent() -> None:
     race = Race([DIRECT, RELAY], 0.0)
     race.start(0.0)
     race.start(0.15)
-    race.succeeded(RELAY, 0.02, 0.2)
+    race.succeeded(RELAY, reached(RELAY, 0.02), 0.2)
     assert race.over(0.2 + HOLD)
     assert race.best is not None
-    assert race.best.attempt == RELAY
+    assert race.best.address == RELAY.address
 
 
 def test_nothing_to_try_is_over() -> None:
@@ -172,12 +177,12 @@ def test_a_race_ends_with_the_best_that_answered(data: st.DataObject) -> None:
             if at <= now:
                 del running[attempt]
                 if works[attempt]:
-                    race.succeeded(attempt, ends[attempt] or 0.0, now)
+                    race.succeeded(attempt, reached(attempt, ends[attempt] or 0.0), now)
                     answered.append(attempt)
                 else:
                     race.failed(attempt, now)
     if answered:
         assert race.best is not None
-        assert rank(race.best.attempt.path) == min(rank(attempt.path) for attempt in answered)
+        assert rank(race.best.path) == min(rank(attempt.path) for attempt in answered)
     else:
         assert race.best is None

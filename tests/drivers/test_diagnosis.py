@@ -160,7 +160,7 @@ def test_it_does_not_know_this_nodes_network() -> None:
     with listener(half) as address:
         found = explain(address, home().node())
     assert (found.cause, found.node) == ("turned-away", server.node)
-    assert "does not know" in found.message
+    assert "does not accept" in found.message
 
 
 def test_it_answers_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,13 +6,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
+from certificates import home
 from onnx import TensorProto, helper
+from sources import Hosts, shelf
 
+from tetherd.drivers import keys
 from tetherd.drivers.clock import SystemClock
 from tetherd.drivers.loading import load
 from tetherd.drivers.rpc import Server
-from tetherd.errors import ModelLoadFailed, VersionNotFound
+from tetherd.errors import ModelLoadFailed, Unavailable, VersionNotFound
 from tetherd.ports import Context
 from tetherd.types import Digest, Signature, Tensor, TensorSpec
 from tetherd.wire.assignments import Assignment
@@ -31,6 +35,13 @@ def identity() -> bytes:
     return bytes(
         helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
     )
+
+
+@pytest.fixture
+def hosts() -> Iterator[Hosts]:
+    found = Hosts(home())
+    yield found
+    found.stop()
 
 
 @pytest.fixture
@@ -84,3 +95,33 @@ async def test_it_fetches_verifies_loads_and_prunes(directory: Path) -> None:
     assert kept == [versions[1].removeprefix("sha256:")]
     serving.cancel()
     await asyncio.gather(serving, return_exceptions=True)
+
+
+def settle(directory: Path) -> str:
+    """Make this host a member of the test network; return its identity directory."""
+    member = home().node()
+    directory.mkdir(mode=0o700)
+    (directory / keys.KEY).write_text(member.key_pem)
+    (directory / keys.CERTIFICATE).write_text(member.chain_pem)
+    (directory / keys.ROOTS).write_text(member.roots_pem)
+    (directory / keys.NETWORK).write_bytes(msgspec.json.encode(keys.Home(node=member.node, network="n", name="w")))
+    for path in directory.iterdir():
+        path.chmod(0o600)
+    return str(directory)
+
+
+def test_from_other_hosts_it_needs_no_manager_of_its_own(hosts: Hosts, directory: Path) -> None:
+    model = identity()
+    listing = build("digits", [FileEntry("model.onnx", digest_of(model), len(model))], CONFIG)
+    sources = (hosts.fair(shelf()), hosts.fair(shelf(model, CONFIG, listing)))
+    assignment = Assignment(
+        *("r", "w", "m", 1, digest_of(listing), "", "", str(directory / "cache"), 1, 1 << 30, 4 << 20),
+        sources=sources,
+        identity=settle(directory / "identity"),
+    )
+    engine = load(assignment)
+    x = Tensor("x", "FP32", (1,), bytes(4))
+    assert engine.execute([x], 5.0)[0] == [Tensor("y", "FP32", (1,), bytes(4))]
+    hosts.kill(sources[1])
+    with pytest.raises(Unavailable, match="could not be fetched"):
+        load(assignment)

@@ -7,14 +7,16 @@ from typing import Any
 
 import pytest
 
-from tetherd.drivers.unpack import CHUNK, prune, unpack
-from tetherd.errors import DigestMismatch, ModelInvalid, StorageFull, TetherError, VersionNotFound
+from tetherd.drivers.origins import PIECE, ManagerOrigin
+from tetherd.drivers.unpack import prune, unpack
+from tetherd.errors import DigestMismatch, ModelInvalid, StorageFull, TetherError, Unavailable, VersionNotFound
 from tetherd.types import Digest, Signature, Tensor, TensorSpec
+from tetherd.wire.chunks import Blob
 from tetherd.wire.manifest import Config, build, digest_of, encode_config
 from tetherd.wire.messages import Chunk, FileEntry, GetBlob, GetManifest
 
 SIGNATURE = Signature((TensorSpec("x", "FP32", (-1,)),), (TensorSpec("y", "FP32", (-1,)),), batchable=True)
-FILES = {"model.onnx": b"m" * (2 * CHUNK + 17), "data/weights.bin": b"w" * 100, "empty.txt": b""}
+FILES = {"model.onnx": b"m" * (2 * PIECE + 17), "data/weights.bin": b"w" * 100, "empty.txt": b""}
 
 
 class Manager:
@@ -36,7 +38,7 @@ class Manager:
             data = self.listing
         else:
             assert isinstance(request, GetBlob)
-            assert request.length <= CHUNK
+            assert request.length <= PIECE
             self.hook(request)
             data = self.blobs[request.digest][request.offset : request.offset + request.length]
         return Chunk(len(data), Tensor("data", "UINT8", (len(data),), data))
@@ -57,12 +59,12 @@ def left(cache: Path) -> list[str]:
 
 def test_a_version_is_fetched_once(tmp_path: Path) -> None:
     manager = Manager()
-    found = unpack(manager.version, tmp_path, manager.call)
+    found = unpack(manager.version, tmp_path, ManagerOrigin(manager.call))
     assert found.signature == SIGNATURE
     assert found.model.read_bytes() == FILES["model.onnx"]
     assert {path: (home(tmp_path, manager) / path).read_bytes() for path in FILES} == FILES
     assert manager.fetched() == 4  # three chunks and one
-    assert unpack(manager.version, tmp_path, manager.call).model == found.model
+    assert unpack(manager.version, tmp_path, ManagerOrigin(manager.call)).model == found.model
     assert manager.fetched() == 0
     assert left(tmp_path) == [found.model.parent.name]
 
@@ -80,7 +82,7 @@ def test_what_is_not_as_promised_is_refused_and_nothing_stays(tmp_path: Path, wh
         data = FILES["model.onnx"]
         manager.blobs[digest] = {"file": b"x" + data[1:], "short": data[:-1], "other file": b""}[which]
     with pytest.raises((DigestMismatch, ModelInvalid)):
-        unpack(version, tmp_path, manager.call)
+        unpack(version, tmp_path, ManagerOrigin(manager.call))
     assert not (tmp_path / "versions").exists() or left(tmp_path) == []
 
 
@@ -105,10 +107,10 @@ def symlink(path: Path) -> None:
 @pytest.mark.parametrize("tamper", [change, shorten, link, symlink, Path.unlink])
 def test_a_directory_that_was_tampered_with_is_made_anew(tmp_path: Path, tamper: Callable[[Path], Any]) -> None:
     manager = Manager()
-    found = unpack(manager.version, tmp_path, manager.call)
+    found = unpack(manager.version, tmp_path, ManagerOrigin(manager.call))
     tamper(found.model)
     manager.fetched()
-    again = unpack(manager.version, tmp_path, manager.call)
+    again = unpack(manager.version, tmp_path, ManagerOrigin(manager.call))
     assert manager.fetched() == 4
     assert again.model.read_bytes() == FILES["model.onnx"]
     assert again.model.lstat().st_nlink == 1
@@ -124,13 +126,58 @@ def test_what_an_interrupted_fetch_left_is_replaced(tmp_path: Path) -> None:
 
     manager.hook = fail
     with pytest.raises(VersionNotFound):
-        unpack(manager.version, tmp_path, manager.call)
+        unpack(manager.version, tmp_path, ManagerOrigin(manager.call))
     draft = home(tmp_path, manager).with_suffix(".draft")
     draft.mkdir()
     (draft / "model.onnx").write_text("half")
     manager.hook = lambda request: None
-    assert unpack(manager.version, tmp_path, manager.call).model.read_bytes() == FILES["model.onnx"]
+    assert unpack(manager.version, tmp_path, ManagerOrigin(manager.call)).model.read_bytes() == FILES["model.onnx"]
     assert left(tmp_path) == [home(tmp_path, manager).name]
+
+
+class Slowly(ManagerOrigin):
+    """Writes a file by halves, and finds the first half again."""
+
+    resumes = True
+
+    def __init__(self, manager: Manager) -> None:
+        super().__init__(manager.call)
+        self.found: dict[str, int] = {}
+        self.fails = True
+
+    def bring(self, blob: Blob, target: Path) -> None:
+        self.found[target.name] = target.stat().st_size if target.exists() else 0
+        if self.fails and blob.size > PIECE:
+            target.write_bytes(b"half")
+            raise Unavailable("the other hosts are gone")
+        target.unlink(missing_ok=True)
+        super().bring(blob, target)
+
+
+def test_what_arrived_of_a_version_is_kept_for_the_next_time_where_that_helps(tmp_path: Path) -> None:
+    manager = Manager()
+    origin = Slowly(manager)
+    with pytest.raises(Unavailable):
+        unpack(manager.version, tmp_path, origin)
+    assert left(tmp_path) == [home(tmp_path, manager).name + ".draft"]
+    origin.fails = False
+    found = unpack(manager.version, tmp_path, origin)
+    assert origin.found["model.onnx"] == len("half")
+    assert found.model.read_bytes() == FILES["model.onnx"]
+    assert left(tmp_path) == [home(tmp_path, manager).name]
+
+
+def test_pruning_takes_what_was_fetched_by_half_and_forgotten(tmp_path: Path) -> None:
+    manager, other = Manager(), Manager({"model.onnx": b"other"})
+    with pytest.raises(Unavailable):
+        unpack(manager.version, tmp_path, Slowly(manager))
+    draft = home(tmp_path, manager).with_suffix(".draft")
+    os.utime(draft, (1000, 1000))
+    unpack(other.version, tmp_path, ManagerOrigin(other.call))
+    prune(tmp_path, 2)
+    assert draft.exists()
+    prune(tmp_path, 1)
+    assert left(tmp_path) == [home(tmp_path, other).name]
 
 
 def test_runners_of_one_version_fetch_it_once_between_them(tmp_path: Path) -> None:
@@ -141,7 +188,7 @@ def test_runners_of_one_version_fetch_it_once_between_them(tmp_path: Path) -> No
     def run() -> None:
         gate.wait(5)
         try:
-            results.append(unpack(manager.version, tmp_path, manager.call).model.read_bytes())
+            results.append(unpack(manager.version, tmp_path, ManagerOrigin(manager.call)).model.read_bytes())
         except TetherError as error:
             results.append(error)
 
@@ -158,15 +205,15 @@ def test_a_cache_that_cannot_be_written_is_a_clear_error(tmp_path: Path) -> None
     manager = Manager()
     (tmp_path / "versions").write_text("in the way")
     with pytest.raises(StorageFull, match="cannot unpack"):
-        unpack(manager.version, tmp_path, manager.call)
+        unpack(manager.version, tmp_path, ManagerOrigin(manager.call))
 
 
 def test_pruning_keeps_what_was_used_last(tmp_path: Path) -> None:
     managers = [Manager({"model.onnx": bytes([number])}) for number in range(4)]
     for age, manager in enumerate(managers):
-        unpack(manager.version, tmp_path, manager.call)
+        unpack(manager.version, tmp_path, ManagerOrigin(manager.call))
         os.utime(home(tmp_path, manager), (1000 - age, 1000 - age))
-    unpack(managers[3].version, tmp_path, managers[3].call)  # used again
+    unpack(managers[3].version, tmp_path, ManagerOrigin(managers[3].call))  # used again
     prune(tmp_path, 2)
     assert left(tmp_path) == sorted(home(tmp_path, managers[index]).name for index in (0, 3))
     prune(tmp_path / "absent", 2)
@@ -177,4 +224,4 @@ def test_an_unknown_version_is_what_the_manager_says(tmp_path: Path) -> None:
         raise VersionNotFound("no such version")
 
     with pytest.raises(VersionNotFound):
-        unpack(Digest("sha256:" + "0" * 64), tmp_path, call)
+        unpack(Digest("sha256:" + "0" * 64), tmp_path, ManagerOrigin(call))

@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, TypeVar
@@ -134,14 +134,25 @@ class Namespace:
         """
 
         def work() -> T:
-            with (NAMED / self.name).open() as handle:
-                if _libc.setns(handle.fileno(), _CLONE_NEWNET):
-                    raise OSError(ctypes.get_errno(), f"cannot enter {self.name}")
+            _enter(NAMED / self.name)
             return function()
 
         # The thread, and with it its place in the namespace, ends here.
         with ThreadPoolExecutor(1) as pool:
             return pool.submit(work).result()
+
+    @contextlib.contextmanager
+    def entered(self) -> Iterator[None]:
+        """Put the calling thread inside: for what can only be made in this thread, such as sockets of its event loop.
+
+        Await nothing meanwhile that others would run in.
+        """
+        with Path("/proc/thread-self/ns/net").open() as outside:
+            _enter(NAMED / self.name)
+            try:
+                yield
+            finally:
+                _set(outside.fileno(), "the outside")
 
     def socket(self, kind: int = socket.SOCK_STREAM, family: int = socket.AF_INET) -> socket.socket:
         """Return a socket inside, with a time-out."""
@@ -151,6 +162,16 @@ class Namespace:
 
 
 # --- names, and what is left of those who died ------------------------------------------------------------------------
+
+
+def _enter(path: Path) -> None:
+    with path.open() as handle:
+        _set(handle.fileno(), path.name)
+
+
+def _set(descriptor: int, name: str) -> None:
+    if _libc.setns(descriptor, _CLONE_NEWNET):
+        raise OSError(ctypes.get_errno(), f"cannot enter {name}")
 
 
 def _owner() -> str:

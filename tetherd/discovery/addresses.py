@@ -85,8 +85,11 @@ def parse(text: str) -> Address:
     return Address(host if ip is None else str(ip), port)
 
 
-def refusal(address: Address, *, trusted: bool = False) -> str:
-    """Return why ``address`` is not dialled; empty if it may be. ``trusted``: the operator wrote it."""
+def refusal(address: Address, *, trusted: bool = False, loopback: bool = False) -> str:
+    """Return why ``address`` is not dialled; empty if it may be.
+
+    ``trusted``: the operator wrote it. ``loopback``: this node is itself on loopback only, and so are its peers.
+    """
     ip = _ip(address.host)
     if trusted:
         return _never(ip) if ip else ""
@@ -94,17 +97,29 @@ def refusal(address: Address, *, trusted: bool = False) -> str:
         return "a name, and only the operator's own are looked up"
     if address.port < MIN_PORT:
         return f"port {address.port} belongs to another service (discovered ports start at {MIN_PORT})"
-    return _never(ip) or _not_discovered(ip)
+    return _never(ip) or ("" if loopback and ip.is_loopback else _not_discovered(ip))
 
 
-def sift(texts: Iterable[str], *, trusted: bool = False, limit: int = MAX_PER_NODE) -> Sifted:
-    """Part the addresses that one source gives for one node. Of an endless list the beginning is read."""
+def sift(texts: Iterable[str], *, trusted: bool = False, loopback: bool = False, limit: int = MAX_PER_NODE) -> Sifted:
+    """Part the addresses that one source gives for one node. Of an endless list the beginning is read.
+
+    ``trusted`` and ``loopback`` are as in ``refusal``.
+    """
     accepted: dict[Address, None] = {}
     refused: list[Refused] = []
     for text in islice(texts, _MAX_READ):
-        reason = _admit(text, accepted, trusted=trusted, limit=limit)
+        try:
+            address = parse(text)
+            reason = refusal(address, trusted=trusted, loopback=loopback)
+        except InvalidInput as error:
+            refused.append(Refused(text[:_MAX_TEXT], error.message[: 2 * _MAX_TEXT]))
+            continue
+        if not reason and address not in accepted and len(accepted) >= limit:
+            reason = f"more than {limit} addresses for one node"
         if reason:
             refused.append(Refused(text[:_MAX_TEXT], reason))
+        else:
+            accepted[address] = None
     return Sifted(tuple(accepted), tuple(refused[:_MAX_REFUSED]))
 
 
@@ -127,19 +142,6 @@ class DialBudget:
         if len(self._dials) < (self._dials.maxlen or 0):
             return 0.0
         return max(0.0, self._dials[0] + self._window - now)
-
-
-def _admit(text: str, accepted: dict[Address, None], *, trusted: bool, limit: int) -> str:
-    try:
-        address = parse(text)
-    except InvalidInput as error:
-        return error.message[: 2 * _MAX_TEXT]
-    reason = refusal(address, trusted=trusted)
-    if not reason and address not in accepted and len(accepted) >= limit:
-        reason = f"more than {limit} addresses for one node"
-    if not reason:
-        accepted[address] = None
-    return reason
 
 
 def _ip(host: str) -> _Ip | None:

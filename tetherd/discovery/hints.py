@@ -5,10 +5,11 @@ from typing import Final, Literal, TypeAlias
 
 import msgspec
 
-from tetherd.types import RoleName, Seconds
+from tetherd.types import Seconds
 
-Source: TypeAlias = Literal["seed", "mdns", "dht", "memory"]
-"""``seed``: the operator or the join token; ``memory``: addresses that were proven before this daemon started."""
+Source: TypeAlias = Literal["seed", "roster", "mdns", "dht", "memory"]
+"""``seed``: the operator or the join token; ``roster``: what the node told the authority; ``memory``: where it once
+proved its key."""
 
 Reason: TypeAlias = Literal[
     "other-network", "version", "clock", "certificate", "address", "revoked", "not-a-member", "conflict", "full",
@@ -33,14 +34,6 @@ class Hint(msgspec.Struct, frozen=True, kw_only=True):
     origin: str = ""
     ports: dict[str, int] = {}
     ttl: Seconds = 0.0
-
-
-class Member(msgspec.Struct, frozen=True):
-    """One node as the roster has it."""
-
-    name: str
-    roles: tuple[RoleName, ...] = ()
-    revoked: bool = False
 
 
 class Drop(msgspec.Struct, frozen=True):

@@ -5,17 +5,17 @@ is alive, its connection: a record that vanishes ends none. Everything here is b
 """
 
 from collections import OrderedDict
-from collections.abc import Mapping
 from typing import Final
 
 import msgspec
 
 from tetherd.discovery.addresses import Address, parse, refusal, sift
 from tetherd.discovery.claims import Claims, Seen
-from tetherd.discovery.hints import Drop, Drops, Hint, Member, Reason, Source
+from tetherd.discovery.hints import Drop, Drops, Hint, Reason, Source
 from tetherd.discovery.racing import Candidate
 from tetherd.errors import InvalidInput
 from tetherd.types import RoleName, Seconds
+from tetherd.wire.roster import Member, Roster
 
 MAX_STRANGERS: Final = 256
 """Nodes that are heard of and in no roster; members beyond number are the roster's to bound."""
@@ -23,7 +23,6 @@ MAX_STRANGERS: Final = 256
 MAX_SEEDS: Final = 64
 MAX_DROPS: Final = 128
 MAX_NODE_DROPS: Final = 8
-UNKNOWN: Final = Member(name="")
 
 
 class Live(msgspec.Struct, frozen=True):
@@ -73,19 +72,25 @@ class _Entry:
     def __init__(self) -> None:
         self.claims = Claims()
         self.drops = Drops(MAX_NODE_DROPS)
-        self.member = UNKNOWN
+        self.member: Member | None = None
         self.live: Live | None = None
+
+    @property
+    def revoked(self) -> bool:
+        return bool(self.member and self.member.revoked)
 
 
 class PeerTable:
     """The peers of the node ``me``. Times are on one monotonic clock.
 
-    Sources call ``hear`` and ``vanish``, membership ``admit``, whoever dials ``candidates``, ``proved`` and
+    Sources call ``hear`` and ``vanish``, membership ``follow``, whoever dials ``candidates``, ``proved`` and
     ``failed``, whoever holds connections ``connected`` and ``disconnected``. ``expire`` is due once in a while.
     """
 
-    def __init__(self, me: str) -> None:
+    def __init__(self, me: str, *, loopback: bool = False) -> None:
+        """``loopback``: this node listens on loopback only, and so do its peers: several daemons on one host."""
         self._me = me
+        self._loopback = loopback
         self._entries: OrderedDict[str, _Entry] = OrderedDict()  # those heard of longest ago first
         self._seeds = Claims(MAX_SEEDS)  # of nodes that are not known yet
         self._drops = Drops(MAX_DROPS)
@@ -96,7 +101,8 @@ class PeerTable:
         """Take in what a source says; return whether there is an address that was not known before."""
         if hint.node == self._me:
             return False
-        sifted = sift(hint.addresses, trusted=hint.source in ("seed", "memory"))
+        trusted = hint.source in ("seed", "memory")
+        sifted = sift(hint.addresses, trusted=trusted, loopback=self._loopback)
         for refused in sifted.refused:
             self._note("address", refused.reason, node=hint.node, address=refused.text, source=hint.source, now=now)
         if not sifted.accepted:
@@ -105,9 +111,9 @@ class PeerTable:
             return self._seeds.add(hint, sifted.accepted, now)
         entry = self._entries.get(hint.node) or self._enter(hint.node)
         self._entries.move_to_end(hint.node)
-        if entry.member.revoked:
+        if entry.revoked:
             self._note("revoked", "the network's authority took its membership away", node=hint.node, now=now)
-        elif entry.member is UNKNOWN:
+        elif entry.member is None:
             self._note("not-a-member", "the roster that this node has does not name it", node=hint.node, now=now)
         new = entry.claims.add(hint, sifted.accepted, now)
         if entry.claims.conflict:
@@ -129,19 +135,19 @@ class PeerTable:
 
     # What the roster says
 
-    def admit(self, members: Mapping[str, Member]) -> None:
-        """Follow a new roster, by node id."""
-        for node, entry in self._entries.items():
-            entry.member = members.get(node, UNKNOWN)
-            if entry.member is not UNKNOWN:
-                entry.drops.forget("not-a-member", node)
-            if not entry.member.revoked:
-                entry.drops.forget("revoked", node)
-        for node in members.keys() - self._entries.keys() - {self._me}:
+    def follow(self, roster: Roster, now: Seconds) -> None:
+        """Follow a new roster: who is a member with which roles, and where each said that it listens."""
+        members = {member.node: member for member in roster.members if member.node != self._me}
+        for node in members.keys() - self._entries.keys():
             self._entries[node] = _Entry()
-            self._entries[node].member = members[node]
             self._entries.move_to_end(node, last=False)
-        for node in list(self._entries):
+        for node, entry in list(self._entries.items()):
+            entry.member = members.get(node)
+            if entry.member is not None:
+                entry.drops.forget("not-a-member", node)
+                self._place(entry.member, now)
+            if not entry.revoked:
+                entry.drops.forget("revoked", node)
             self._tidy(node)
 
     # What handshakes and connections say
@@ -196,7 +202,7 @@ class PeerTable:
     def candidates(self, node: str) -> list[Candidate]:
         """Return the addresses to try for ``node``; none if it was revoked. ``racing.order`` says in which order."""
         entry = self._entries.get(node)
-        return entry.claims.candidates() if entry and not entry.member.revoked else []
+        return entry.claims.candidates() if entry and not entry.revoked else []
 
     def unidentified(self) -> list[Candidate]:
         """Return the seeds of which no handshake has shown yet who is there."""
@@ -230,22 +236,28 @@ class PeerTable:
         kept = []
         for node, entry in self._entries.items():
             proven = tuple(str(address) for address in entry.claims.remembered())
-            if proven and entry.member is not UNKNOWN and not entry.member.revoked:
+            if proven and entry.member and not entry.revoked:
                 kept.append(Remembered(node, proven, entry.claims.ports()))
         return kept
 
     def _enter(self, node: str) -> _Entry:
-        strangers = [name for name, entry in self._entries.items() if entry.member is UNKNOWN and not entry.live]
+        strangers = [name for name, entry in self._entries.items() if entry.member is None and not entry.live]
         if len(strangers) >= MAX_STRANGERS:
             del self._entries[strangers[0]]
             self._drops.add(Drop("full", f"more than {MAX_STRANGERS} nodes were heard of that are in no roster"))
         entry = self._entries[node] = _Entry()
         return entry
 
+    def _place(self, member: Member, now: Seconds) -> None:
+        if member.addresses and not member.revoked:
+            self.hear(Hint(source="roster", node=member.node, addresses=member.addresses), now)
+        else:
+            self.vanish("roster", "", member.node)
+
     def _tidy(self, node: str) -> None:
         """Forget a node of which nothing is left but its name."""
         entry = self._entries[node]
-        if not entry.live and entry.member is UNKNOWN and not entry.claims:
+        if not entry.live and entry.member is None and not entry.claims:
             del self._entries[node]
 
     def _note(
@@ -267,10 +279,10 @@ def _show(node: str, entry: _Entry) -> Peer:
     moments = [*(seen.heard for seen in claims.seen()), *([live.since] if live else [])]
     return Peer(
         node=node,
-        name=entry.member.name,
-        roles=entry.member.roles,
-        member=entry.member is not UNKNOWN,
-        revoked=entry.member.revoked,
+        name=entry.member.name if entry.member else "",
+        roles=entry.member.roles if entry.member else (),
+        member=entry.member is not None,
+        revoked=entry.revoked,
         path=live.path if live else "",
         rtt=live.rtt if live else 0.0,
         sources=claims.sources(),

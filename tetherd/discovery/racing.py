@@ -11,6 +11,7 @@ from typing import Final
 import msgspec
 
 from tetherd.discovery.addresses import Address
+from tetherd.discovery.hints import Reason
 from tetherd.types import Seconds
 
 STAGGER: Final[Seconds] = 0.15
@@ -61,11 +62,30 @@ class Attempt(msgspec.Struct, frozen=True):
     free: bool = True
 
 
-class Result(msgspec.Struct, frozen=True):
-    """An attempt that succeeded. ``rtt`` in seconds."""
+class Reached(msgspec.Struct, frozen=True):
+    """A node that showed its key at an address. ``rtt``: one round trip, in seconds."""
 
-    attempt: Attempt
+    address: str
+    path: str
     rtt: Seconds
+    node: str
+
+
+class Missed(msgspec.Struct, frozen=True):
+    """An attempt that did not lead to the node, and why. ``found``: the node whose key was shown instead, if any."""
+
+    address: str
+    path: str
+    reason: Reason
+    detail: str
+    found: str = ""
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What came of one race: the best address that answered, and every attempt that failed meanwhile."""
+
+    best: Reached | None = None
+    missed: tuple[Missed, ...] = ()
 
 
 def rank(path: str) -> int:
@@ -118,24 +138,24 @@ class Race:
     def __init__(self, attempts: Sequence[Attempt], now: Seconds) -> None:
         self._waiting = list(dict.fromkeys(attempts))
         self._running: dict[Attempt, Seconds] = {}
-        self._results: list[Result] = []
+        self._reached: list[Reached] = []
         self._next = now
         self._first = now
 
     def start(self, now: Seconds) -> list[Attempt]:
         """Return the attempts to begin now, in order."""
-        if not self._waiting or self._results or now < self._next:
+        if not self._waiting or self._reached or now < self._next:
             return []
         attempt = self._waiting.pop(0)
         self._running[attempt] = now
         self._next = now + STAGGER
         return [attempt]
 
-    def succeeded(self, attempt: Attempt, rtt: Seconds, now: Seconds) -> None:
+    def succeeded(self, attempt: Attempt, reached: Reached, now: Seconds) -> None:
         """Take note that an attempt reached the peer."""
         if self._running.pop(attempt, None) is not None:
-            self._first = self._first if self._results else now
-            self._results.append(Result(attempt, rtt))
+            self._first = self._first if self._reached else now
+            self._reached.append(reached)
 
     def failed(self, attempt: Attempt, now: Seconds) -> None:
         """Take note that it did not: the next one need not wait any longer."""
@@ -143,20 +163,20 @@ class Race:
             self._next = now
 
     @property
-    def best(self) -> Result | None:
+    def best(self) -> Reached | None:
         """Return the best success so far: of the best kind, and of those the fastest."""
-        return min(self._results, key=lambda result: (rank(result.attempt.path), result.rtt), default=None)
+        return min(self._reached, key=lambda reached: (rank(reached.path), reached.rtt), default=None)
 
     def over(self, now: Seconds) -> bool:
         """Return whether nothing better can come, or is not worth waiting for."""
         best = self.best
         if best is None:
             return not self._waiting and not self._running
-        better = any(is_better(attempt.path, best.attempt.path) for attempt in self._running)
+        better = any(is_better(attempt.path, best.path) for attempt in self._running)
         return not better or now >= self._first + HOLD
 
     def wake(self, now: Seconds) -> Seconds | None:
         """Return in how long to look again even if nothing ends; None = only when something ends."""
-        if self._results:
+        if self._reached:
             return max(0.0, self._first + HOLD - now)
         return max(0.0, self._next - now) if self._waiting else None

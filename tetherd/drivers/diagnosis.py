@@ -27,16 +27,15 @@ _NOT_YET: Final = 9
 _MINUTE: Final[Seconds] = 60.0
 _UNITS: Final = ((86400.0, "day"), (3600.0, "hour"), (60.0, "minute"), (1.0, "second"))
 
-_OURS: Final = "its network does not know this node's certificate"
+_REFUSED: Final = "it does not accept this node's certificate, so its clock is wrong or it has missed a change of roots"
 _ALERTS: Final = {
-    "CERTIFICATE_EXPIRED": "it says that this node's certificate has expired",
-    "UNKNOWN_CA": _OURS,
-    "BAD_CERTIFICATE": _OURS,
-    "CERTIFICATE_UNKNOWN": _OURS,
-    "ACCESS_DENIED": _OURS,
-    "CERTIFICATE_REQUIRED": "it asks for a certificate and was shown none",
+    "CERTIFICATE_EXPIRED": "it says that this node's certificate has expired, so its clock is ahead",
+    "UNKNOWN_CA": _REFUSED,
+    "BAD_CERTIFICATE": _REFUSED,
+    "CERTIFICATE_UNKNOWN": _REFUSED,
+    "BAD_RECORD_MAC": _REFUSED,  # how Mbed TLS says anything about a client's certificate: no client can read it
 }
-"""What the other side's alerts mean, by a part of the name that OpenSSL gives them."""
+"""What the other side's refusals mean, by a part of the name that OpenSSL gives them."""
 
 
 class _Found(Exception):
@@ -212,7 +211,7 @@ def _be_heard(place: tuple[str, int], credentials: Credentials, node: str) -> No
     except (ssl.SSLError, ConnectionError) as error:
         reason = getattr(error, "reason", None) or ""
         meaning = next((text for part, text in _ALERTS.items() if part in reason), "it closed the connection")
-        fix = "the log of the other node has the reason; its clock and its roots decide as well"
+        fix = "compare the clocks of both hosts, then restart tetherd on the other one"
         raise _Found("turned-away", f"node {node or '?'} turns this node away: {meaning}", fix, node) from None
     if answer.kind == FAILURE and (failure := codec.failure(answer)).code == "PERMISSION_DENIED":
         raise _Found("turned-away", f"node {node} turns this node away: {failure.message}", failure.fix, node)

@@ -1,4 +1,4 @@
-"""Brings a version's files from the manager into a directory of this host, each verified against its digest.
+"""Brings a version's files from where they are into a directory of this host, each verified against its digest.
 
 The directory is made by us, holds copies only, and appears under its final name complete or not at all. Models are
 loaded from nowhere else: what ONNX Runtime may read beside a model is what lies beside it here.
@@ -10,21 +10,20 @@ import hashlib
 import os
 import shutil
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
 import msgspec
 
-from tetherd.errors import DigestMismatch, ModelInvalid, StorageFull
+from tetherd.drivers.origins import Origin
+from tetherd.errors import DigestMismatch, StorageFull
 from tetherd.types import Digest, Signature, digest_hex
 from tetherd.wire import manifest
-from tetherd.wire.messages import Chunk, FileEntry, GetBlob, GetManifest, Request
+from tetherd.wire.manifest import Manifest
+from tetherd.wire.messages import FileEntry
 
-R = TypeVar("R")
-CHUNK: Final = 1024 * 1024
-
-Call = Callable[[Request[Chunk]], Chunk]
+_DRAFT: Final = ".draft"
 
 
 class Unpacked(msgspec.Struct, frozen=True):
@@ -34,23 +33,23 @@ class Unpacked(msgspec.Struct, frozen=True):
     signature: Signature
 
 
-def unpack(version: Digest, cache: Path, call: Call) -> Unpacked:
+def unpack(version: Digest, cache: Path, origin: Origin) -> Unpacked:
     """Return the version's directory, fetching what is missing. Verifies every byte, also of what was there before.
 
-    Raises DigestMismatch, ModelInvalid, StorageFull and what the manager answers.
+    Raises DigestMismatch, ModelInvalid, StorageFull and what the origin raises.
     """
-    listing = bytes(call(GetManifest(version)).data.data)
+    listing = origin.manifest(version)
     if manifest.digest_of(listing) != version:
         raise DigestMismatch("the manager sent another manifest than the version's", fix="push the model again")
     parsed = manifest.parse(listing)
-    config = manifest.decode_config(_read(Digest(parsed.config.digest), parsed.config.size, call))
+    config = manifest.decode_config(_config(parsed, origin))
     home = cache / "versions" / digest_hex(version)
     files = parsed.files()
     try:
         with _alone(home):
             if not _intact(home, files):
                 shutil.rmtree(home, ignore_errors=True)
-                _fetch(home, files, call)
+                _fetch(home, parsed, origin)
             os.utime(home)  # pruning goes by last use
     except OSError as error:
         raise StorageFull(f"cannot unpack the model: {error.strerror}", fix="make room in node.cache_dir") from None
@@ -58,12 +57,15 @@ def unpack(version: Digest, cache: Path, call: Call) -> Unpacked:
 
 
 def prune(cache: Path, keep: int) -> None:
-    """Remove all but the ``keep`` versions that were loaded last. What runners hold is in their memory by then."""
-    found = [path for path in (cache / "versions").glob("*") if not path.suffix]
+    """Remove all but the ``keep`` versions that were loaded last. What runners hold is in their memory by then.
+
+    A version that was fetched by half counts like any other.
+    """
+    found = [path for path in (cache / "versions").glob("*") if path.suffix in ("", _DRAFT)]
     found.sort(key=_used, reverse=True)
-    for home in found[keep:]:
-        with _alone(home):
-            shutil.rmtree(home, ignore_errors=True)
+    for path in found[keep:]:
+        with _alone(path.with_suffix("")):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _used(path: Path) -> float:
@@ -98,37 +100,27 @@ def _alone(home: Path) -> Iterator[None]:
         yield
 
 
-def _fetch(home: Path, files: list[FileEntry], call: Call) -> None:
-    draft = home.with_suffix(".draft")
-    shutil.rmtree(draft, ignore_errors=True)  # an interrupted fetch left it
-    draft.mkdir(mode=0o700)
+def _fetch(home: Path, parsed: Manifest, origin: Origin) -> None:
+    draft = home.with_suffix(_DRAFT)
+    if not origin.resumes:
+        shutil.rmtree(draft, ignore_errors=True)  # an interrupted fetch left it
+    blobs = {blob.digest: blob for blob in parsed.blobs()}
     try:
-        for file in files:
+        draft.mkdir(mode=0o700, exist_ok=origin.resumes)
+        for file in parsed.files():
             target = draft / file.path
             target.parent.mkdir(parents=True, exist_ok=True)
-            _download(file, target, call)
+            origin.bring(blobs[file.digest], target)
         draft.rename(home)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+    except BaseException:
+        if not origin.resumes:
+            shutil.rmtree(draft, ignore_errors=True)
+        raise
 
 
-def _download(file: FileEntry, target: Path, call: Call) -> None:
-    hasher = hashlib.sha256()
-    with target.open("xb") as stream:
-        at = 0
-        while at < file.size:
-            data = call(GetBlob(file.digest, at, min(CHUNK, file.size - at))).data.data
-            if not data:
-                raise ModelInvalid(f"{file.path} ends after {at} of {file.size} bytes", fix="push the model again")
-            hasher.update(data)
-            stream.write(data)
-            at += len(data)
-    if "sha256:" + hasher.hexdigest() != file.digest:
-        raise DigestMismatch(f"{file.path} is not what its digest promises", fix="push the model again")
-
-
-def _read(digest: Digest, size: int, call: Call) -> bytes:
-    data = bytes(call(GetBlob(digest, 0, size)).data.data)
+def _config(parsed: Manifest, origin: Origin) -> bytes:
+    digest = Digest(parsed.config.digest)
+    data = origin.document(digest, parsed.config.size)
     if manifest.digest_of(data) != digest:
         raise DigestMismatch("the model's description is not what its digest promises", fix="push the model again")
     return data

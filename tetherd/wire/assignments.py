@@ -5,10 +5,16 @@ from typing import Literal
 import msgspec
 
 from tetherd.types import Digest
+from tetherd.wire.chunks import Source
 
 
 class Assignment(msgspec.Struct, frozen=True):
-    """What a runner is to be: the version it loads, where it fetches it, and where it takes work from."""
+    """What a runner is to be: the version it loads, where it fetches it, and where it takes work from.
+
+    ``sources``: managers of other hosts to fetch from; none = ask ``manager``. ``identity``: the directory of the
+    credentials that this host shows them. ``orchestrator_node`` and ``manager_node``: the nodes to expect at those
+    addresses, empty for this host.
+    """
 
     runner: str
     worker: str
@@ -25,6 +31,10 @@ class Assignment(msgspec.Struct, frozen=True):
     max_rows: int = 4096
     log_level: Literal["debug", "info", "warn", "error"] = "info"
     log_format: Literal["auto", "json", "pretty"] = "json"
+    sources: tuple[Source, ...] = ()
+    identity: str = ""
+    orchestrator_node: str = ""
+    manager_node: str = ""
 
 
 class GiveUp(msgspec.Struct, frozen=True):
@@ -36,11 +46,11 @@ class GiveUp(msgspec.Struct, frozen=True):
 class Event(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a runner tells its worker.
 
-    ``loaded`` once; ``failed`` with a reason before it exits; ``alive`` each second while it executes: resident bytes
-    of its own, and batches executed since it started.
+    ``fetching`` now and then while its files arrive; ``loaded`` once; ``failed`` with a reason before it exits;
+    ``alive`` each second while it executes: resident bytes of its own, and batches executed since it started.
     """
 
-    kind: Literal["loaded", "failed", "alive"]
+    kind: Literal["fetching", "loaded", "failed", "alive"]
     reason: str = ""
     bytes: int = 0
     executed: int = 0

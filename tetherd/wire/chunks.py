@@ -6,7 +6,7 @@ known at once, and what an interrupted transfer left on disk is worth as much as
 
 import base64
 import binascii
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Final
 
 import msgspec
@@ -66,6 +66,16 @@ def blob(digest: Digest, size: int, listed: str = "") -> Blob:
 def spell(digests: Sequence[bytes]) -> str:
     """Return a list of chunks' digests as text."""
     return base64.b64encode(b"".join(digests)).decode("ascii")
+
+
+def bits(have: Collection[int], total: int) -> bytes:
+    """Return which of ``total`` chunks there are: one bit each, the first one the lowest of the first byte."""
+    return sum(1 << index for index in have).to_bytes(-(-total // 8), "little")
+
+
+def from_bits(data: bytes, total: int) -> frozenset[int]:
+    """Return the chunks that ``bits`` wrote, and none beyond ``total``."""
+    return frozenset(index for index in range(min(total, len(data) * 8)) if data[index // 8] >> index % 8 & 1)
 
 
 def _read(listed: str, expected: int) -> Iterator[bytes]:

@@ -125,8 +125,7 @@ class Keeper:
             if self._told_to_stop():
                 return False, ""
             try:
-                async with asyncio.timeout(self._load_timeout):
-                    event = await copy.runner.event()
+                event = await self._outcome(copy.runner)
             except TimeoutError:
                 return False, f"loading took longer than {self._load_timeout:g} s"
             if event is None:
@@ -141,6 +140,14 @@ class Keeper:
         finally:
             runner, copy.runner, copy.bytes = copy.runner, None, 0
             await runner.stop(0)
+
+    async def _outcome(self, runner: Runner) -> Event | None:
+        """Wait for how loading went; while files arrive its time starts again. Raises TimeoutError."""
+        while True:
+            async with asyncio.timeout(self._load_timeout):
+                event = await runner.event()
+            if event is None or event.kind != "fetching":
+                return event
 
     def _told_to_stop(self) -> bool:
         return self._group.stopping

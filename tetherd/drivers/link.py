@@ -1,0 +1,176 @@
+"""One connection to a host that serves blobs, as a client uses it: asked for one thing at a time, and never trusted.
+
+Everything that is received is bounded by what was asked for, in bytes and in time.
+"""
+
+import contextlib
+import socket
+import ssl
+import time
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from tetherd.drivers.mutual import peer
+from tetherd.errors import TetherError
+from tetherd.types import Digest, Seconds
+from tetherd.wire.chunks import Blob, Source, from_bits
+
+POLL: Final[Seconds] = 0.25
+"""How often whoever waits looks whether it still should."""
+
+_MAX_HEAD: Final = 8192
+_OK: Final = 200
+_PARTIAL: Final = 206
+_MAY_COME: Final = frozenset({404, 429, 500, 503})
+"""Statuses of a source that may have the blob a moment later."""
+
+
+class Pace(msgspec.Struct, frozen=True):
+    """How slow is too slow: seconds to connect, bytes a second over so many seconds, seconds without any progress."""
+
+    connect: Seconds = 5.0
+    rate: int = 64 * 1024
+    over: Seconds = 30.0
+    stuck: Seconds = 60.0
+
+
+PACE: Final = Pace()
+
+
+class Refused(TetherError):
+    """A source answered with something else than what was asked for. ``final``: asking again cannot help."""
+
+    def __init__(self, message: str, *, final: bool = True) -> None:
+        super().__init__(message)
+        self.final = final
+
+
+class Link:
+    """One connection to one source, opened when it is first needed. For one thread; ``stopped`` ends every wait."""
+
+    def __init__(self, source: Source, context: ssl.SSLContext, pace: Pace, stopped: Callable[[], bool]) -> None:
+        self._source = source
+        self._context = context
+        self._pace = pace
+        self._stopped = stopped
+        self._socket: socket.socket | None = None  # also while it is not usable yet
+        self._connection: ssl.SSLSocket | None = None
+        self._began: Seconds = 0.0
+        self._received = 0
+        self._head: dict[str, str] = {}
+
+    def held(self, blob: Blob) -> frozenset[int] | None:
+        """Return which chunks the source has; None = all. Raises Refused, OSError."""
+        total = len(blob)
+        size = -(-total // 8)
+        have = from_bits(bytes(self._ask(f"/blobs/{blob.digest}/chunks", "", size)), total)
+        return None if len(have) == total else have
+
+    def read(self, blob: Blob, index: int, into: memoryview) -> memoryview:
+        """Return a chunk, received into the start of ``into``. Raises Refused, OSError."""
+        start, length = blob.span(index)
+        wanted = f"bytes {start}-{start + length - 1}/{blob.size}"
+        data = self._ask(f"/blobs/{blob.digest}", f"range: bytes={start}-{start + length - 1}\r\n", length, into)
+        if self._head.get("content-range") != wanted:
+            raise Refused(f"sent the range {self._head.get('content-range', 'none')!r:.80} instead of {wanted!r}")
+        return data
+
+    def whole(self, digest: Digest, limit: int) -> memoryview:
+        """Return a blob of unknown size, at most ``limit`` bytes. Raises Refused, OSError."""
+        return self._ask(f"/blobs/{digest}", "", limit, at_most=True)
+
+    def close(self) -> None:
+        """Hang up."""
+        if self._socket is not None:
+            self._socket.close()
+        self._socket = self._connection = None
+
+    def abort(self) -> None:
+        """End whatever the link's thread waits for; from another thread."""
+        found = self._socket
+        if found is not None:
+            with contextlib.suppress(OSError):
+                # Not SSLSocket.shutdown: that makes what the other thread sends next go out unencrypted.
+                socket.socket.shutdown(found, socket.SHUT_RDWR)
+
+    def _ask(
+        self, path: str, headers: str, length: int, into: memoryview | None = None, *, at_most: bool = False
+    ) -> memoryview:
+        """Send a request and return the body of the answer, received into ``into`` where that is given."""
+        connection = self._connection or self._connect()
+        self._began, self._received = time.monotonic(), 0
+        connection.sendall(f"GET {path} HTTP/1.1\r\nhost: {self._source.address}\r\n{headers}\r\n".encode("ascii"))
+        received = bytearray()
+        while (end := received.find(b"\r\n\r\n")) < 0:
+            if len(received) > _MAX_HEAD:
+                raise Refused("sent more than a head")
+            part = bytearray(_MAX_HEAD)
+            received += part[: self._receive(memoryview(part))]
+        status, self._head = _parse(bytes(received[:end]))
+        if status != (_PARTIAL if headers else _OK):
+            raise Refused(f"answered {status}", final=status not in _MAY_COME)
+        announced = self._head.get("content-length", "")
+        if not announced.isdecimal() or (int(announced) > length if at_most else int(announced) != length):
+            raise Refused(f"announced {announced!r:.40} bytes instead of {length}")
+        view = memoryview(bytearray(int(announced))) if into is None else into[: int(announced)]
+        self._fill(view, received[end + 4 :])
+        return view
+
+    def _connect(self) -> ssl.SSLSocket:
+        host, _, port = self._source.address.rpartition(":")
+        family, kind, protocol, _, where = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)[0]
+        self._socket = raw = socket.socket(family, kind, protocol)
+        raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        raw.settimeout(self._pace.connect)
+        if self._stopped():
+            raise OSError("the fetch is over")
+        raw.connect(where)
+        self._socket = connection = self._context.wrap_socket(raw, do_handshake_on_connect=False)
+        connection.do_handshake()
+        if peer(connection) != self._source.node:
+            raise Refused("is another node than the one that is expected there")
+        connection.settimeout(POLL)
+        self._connection = connection
+        return connection
+
+    def _fill(self, view: memoryview, first: bytearray) -> None:
+        if len(first) > len(view):
+            raise Refused("sent more bytes than it announced")
+        view[: len(first)] = first
+        at = len(first)
+        while at < len(view):
+            at += self._receive(view[at:])
+
+    def _receive(self, view: memoryview) -> int:
+        """Receive some bytes. Raises OSError at the end, Refused when they come too slowly."""
+        assert self._connection is not None
+        while not self._stopped():
+            try:
+                got = self._connection.recv_into(view)
+            except TimeoutError:
+                got = -1
+            now = time.monotonic()
+            self._received += max(got, 0)
+            if now - self._began >= self._pace.over:
+                if self._received < self._pace.rate * self._pace.over:
+                    raise Refused(f"sends less than {self._pace.rate:,} bytes a second")
+                self._began, self._received = now, 0
+            if got == 0:
+                raise OSError("the connection ended early")
+            if got > 0:
+                return got
+        raise OSError("the fetch is over")
+
+
+def _parse(head: bytes) -> tuple[int, dict[str, str]]:
+    """Return status and headers of an answer. Raises Refused."""
+    try:
+        first, *lines = head.decode("ascii").split("\r\n")
+        version, status = first.split(" ")[:2]
+        if not version.startswith("HTTP/1."):
+            raise ValueError(version)
+        return int(status), {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    except ValueError:
+        raise Refused("does not speak HTTP/1.1") from None
