@@ -90,10 +90,11 @@ class Network:
         usage: tuple[Any, ...] = BOTH,
         issuer: Issuer | None = None,
         extra: x509.ExtensionType | None = None,
+        key: str = "",
     ) -> Credentials:
-        """Return a new node's credentials; every argument but ``life`` spoils them in one way."""
+        """Return a new node's credentials, or those of ``key``; every argument but ``life`` spoils them in one way."""
         issuer = issuer or self.issuing
-        key = new_key()
+        key = serialization.load_pem_private_key(key.encode(), None) if key else new_key()
         node = node_id(key)
         builder = build(subject(node), key, issuer, life, None)
         name = x509.DNSName(san or f"{node}.tether")

@@ -1,0 +1,195 @@
+"""A server with a door to other hosts, and the ways to come to it: as a member, as a stranger, and with bare hands."""
+
+import asyncio
+import contextlib
+import socket
+import ssl
+import struct
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from certificates import home
+
+from tetherd.drivers import mutual, nng, tls
+from tetherd.drivers.clock import SystemClock
+from tetherd.drivers.door import Door
+from tetherd.drivers.rpc import RemoteCaller, Server
+from tetherd.errors import PermissionDenied
+from tetherd.policy.admission import Admission
+from tetherd.ports import Context
+from tetherd.types import Buffer, Credentials, Tensor
+from tetherd.wire.frames import CALL, Codec, Header
+from tetherd.wire.messages import (
+    Catalog,
+    Chunk,
+    Done,
+    FleetState,
+    GetBlob,
+    GetFleet,
+    PutBlob,
+    Remove,
+    Report,
+    Request,
+    WatchCatalog,
+)
+
+MAX: Final = 4 << 20
+_FIRST: Final = 0x80000001
+
+
+class Doorway:
+    """A running server. ``roster`` may be changed while it runs."""
+
+    def __init__(self, place: Path, **admission: float) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port: int = probe.getsockname()[1]
+        self.address = f"{nng.TLS}127.0.0.1:{self.port}"
+        self.local = f"ipc://{place}/rpc.sock"
+        self.credentials = home().node()
+        self.roster: dict[str, tuple[Any, ...]] = {self.credentials.node: ("orchestrator", "manager")}
+        self.admission = Admission(self.roster.get, **admission)
+        self.door = Door((self.address,), self.credentials, self.admission, SystemClock())
+        self.contexts: list[Context] = []
+        self.lost: list[int] = []
+        self.parked = asyncio.Semaphore(0)
+
+    @contextlib.asynccontextmanager
+    async def open(self) -> AsyncIterator["Doorway"]:
+        routes: dict[Any, Any] = {
+            GetFleet: self._fleet,
+            GetBlob: self._blob,
+            PutBlob: self._done,
+            Remove: self._done,
+            Report: self._done,
+            WatchCatalog: self._park,
+        }
+        server = Server(self.local, routes, clock=SystemClock(), max_message=MAX, lost=self.lost.append, door=self.door)
+        ready = asyncio.Event()
+        task = asyncio.create_task(server.run(ready.set))
+        waiting = asyncio.create_task(ready.wait())
+        await asyncio.wait([task, waiting], return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
+        try:
+            if task.done():
+                task.result()
+            yield self
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    def member(self, *roles: str, **spoilt: Any) -> Credentials:
+        """Return a new member's credentials."""
+        made = home().node(**spoilt)
+        self.roster[made.node] = roles or ("worker",)
+        return made
+
+    @contextlib.contextmanager
+    def calling(self, credentials: Credentials, node: str = "") -> Iterator[RemoteCaller]:
+        secret = nng.Secret(credentials, node or self.credentials.node)
+        caller = RemoteCaller(self.address, clock=SystemClock(), max_message=MAX, secret=secret)
+        try:
+            yield caller
+        finally:
+            caller.close()
+
+    @property
+    def heard(self) -> set[str]:
+        """The nodes whose requests reached a handler."""
+        return {context.node for context in self.contexts}
+
+    async def _fleet(self, _: GetFleet, context: Context) -> FleetState:
+        self.contexts.append(context)
+        return FleetState([], [], [])
+
+    async def _blob(self, request: GetBlob, context: Context) -> Chunk:
+        self.contexts.append(context)
+        return Chunk(request.length, Tensor("data", "UINT8", (request.length,), bytes(request.length)))
+
+    async def _done(self, _: Request[Done], context: Context) -> Done:
+        self.contexts.append(context)
+        return Done()
+
+    async def _park(self, _: WatchCatalog, context: Context) -> Catalog:
+        self.contexts.append(context)
+        self.parked.release()
+        await asyncio.get_running_loop().create_future()
+        raise AssertionError
+
+
+class Hands:
+    """A connection of an enrolled node that speaks the protocol byte by byte. Blocking: for a thread."""
+
+    def __init__(self, port: int, credentials: Credentials, hello: bytes = tls.ASKS) -> None:
+        plain = socket.create_connection(("127.0.0.1", port), 5)
+        self.socket = mutual.dialling(credentials).wrap_socket(plain)
+        self.socket.sendall(hello)
+        self.welcome = self.read(8)
+
+    def read(self, size: int) -> bytes:
+        """Read that much, or what comes before the end."""
+        data = b""
+        with contextlib.suppress(ConnectionError, ssl.SSLError):
+            while len(data) < size and (part := self.socket.recv(size - len(data))):
+                data += part
+        return data
+
+    def say(self, body: bytes, number: int = _FIRST) -> None:
+        self.socket.sendall(struct.pack(">QI", len(body) + 4, number) + body)
+
+    def ask(self, body: bytes) -> Any:
+        """Send a frame and return the answering one; None when the connection ends instead."""
+        with contextlib.suppress(ConnectionError, ssl.SSLError):
+            self.say(body)
+            return self.answer()
+        return None
+
+    def answer(self) -> Any:
+        head = self.read(8)
+        return Codec().split(self.read(struct.unpack(">Q", head)[0])[4:]) if len(head) == 8 else None
+
+    def close(self) -> None:
+        self.socket.close()
+
+
+def frame(request: Request[Any], call: int = 1, *, method: str | None = None, kind: int = CALL) -> bytes:
+    header = Header(call, request.METHOD if method is None else method, 5000)
+    return join(Codec().encode(kind, header, request))
+
+
+def join(parts: list[Buffer]) -> bytes:
+    return b"".join(bytes(part) for part in parts)
+
+
+def code(answer: Any) -> str:
+    """Return the code of the error that a frame carries."""
+    return Codec().failure(answer).code
+
+
+def soon(seconds: float = 5.0) -> float:
+    return time.monotonic() + seconds
+
+
+def open_files() -> int:
+    return len(list(Path("/dev/fd").iterdir()))
+
+
+async def is_well(doorway: Doorway) -> bool:
+    """Tell whether a member is still served, and quickly."""
+    with doorway.calling(doorway.member("worker")) as caller:
+        await caller.call(GetFleet(), deadline=soon())
+        began = time.monotonic()
+        await caller.call(GetFleet(), deadline=soon())
+        return time.monotonic() - began < 0.5
+
+
+async def is_refused(doorway: Doorway, credentials: Credentials) -> bool:
+    """Tell whether a node is told that it may not speak."""
+    with doorway.calling(credentials) as caller:
+        try:
+            await caller.call(GetFleet(), deadline=soon())
+        except PermissionDenied:
+            return True
+        return False
