@@ -113,3 +113,16 @@ async def test_without_udp_a_lookup_finds_nothing_and_ends(lab: Lab) -> None:
         with lab.off([public[2]], "udp"):
             assert await found(servers[2], patience=10) <= {b"orchestrator"}
         assert await finds(servers[2], {b"orchestrator"}) < 10
+
+
+async def test_two_halves_that_were_parted_become_one_again(lab: Lab) -> None:
+    public = [lab.host(f"host{number}") for number in range(4)]
+    async with nodes(public, [public[0].address]) as servers:
+        await meet(servers)
+        with lab.partition(public[:2], public[2:]):
+            assert await servers[0].announce(TOPIC, b"left", TTL) > 0
+            assert await servers[3].announce(TOPIC, b"right", TTL) > 0
+            assert b"right" not in await found(servers[1])
+            assert b"left" not in await found(servers[2])
+        for server in servers:
+            assert await finds(server, {b"left", b"right"}) < 20
