@@ -29,8 +29,14 @@ def test_no_roles_is_refused(host: Host) -> None:
 
 @pytest.mark.parametrize("role", ["gateway", "worker"])
 def test_roles_need_the_peers_they_call(role: str, host: Host) -> None:
-    assert set(found(f'[node]\nroles = ["{role}"]', host)) == {"peers.orchestrator", "peers.manager"}
+    assert set(found(f'[node]\nroles = ["{role}"]\n[peers]\nmanager = "ipc:///m"', host)) == {"peers.orchestrator"}
+    assert set(found(f'[node]\nroles = ["{role}"]\n[peers]\norchestrator = "ipc:///o"', host)) == {"peers.manager"}
     assert not found(f'[node]\nroles = ["{role}"]\n{ELSEWHERE}', host)
+
+
+@pytest.mark.parametrize("role", ["gateway", "worker"])
+def test_a_host_without_peers_finds_them_in_its_network(role: str, host: Host) -> None:
+    assert not found(f'[node]\nroles = ["{role}"]', host)
 
 
 @pytest.mark.parametrize("role", ["orchestrator", "manager", "relay"])

@@ -129,7 +129,7 @@ def test_problems_of_every_layer_are_reported_also_of_values_that_lose(host: Hos
         ("[gatewy]\nlisten = 1", "did you mean [gateway]?"),
         ("[gatewy]", "did you mean [gateway]?"),
         ("[zzz]\na = 1", "there are [node], [rpc]"),
-        ("listen = 1", "did you mean rpc.listen or gateway.listen or relay.listen?"),
+        ("listen = 1", "did you mean rpc.listen or gateway.listen or cluster.listen or relay.listen?"),
         ("[node]\nqueue_depth = 1", "did you mean orchestrator.queue_depth?"),
         ("[log]\nzzz = 1", "[log] has level, format"),
         ("zzz = 1", "there are [node], [rpc]"),

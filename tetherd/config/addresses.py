@@ -1,6 +1,7 @@
 """Where roles listen and dial: ``host:port`` for HTTP, ``ipc://`` and ``tcp://`` URLs for RPC. Resolves no names."""
 
 import ipaddress
+import re
 from typing import Final
 
 from tetherd.config.units import BadValue
@@ -8,6 +9,7 @@ from tetherd.config.units import BadValue
 SOCKET_PATH_MAX: Final = 107
 """Bytes that fit into a Unix socket address beside its closing zero."""
 
+_REACHABLE = re.compile(r"[A-Za-z0-9:][A-Za-z0-9.:_-]{0,252}")
 _NO_TLS = "TLS and keys do not exist yet, so anyone who reaches this port could use it"
 
 
@@ -44,6 +46,30 @@ def listener(text: str) -> str:
     except ValueError:
         raise BadValue(f"{host[:80]!r} is not an address of this machine", f'use "0.0.0.0:{port}" for all') from None
     return text
+
+
+def reachable(text: str) -> str:
+    """Return ``text`` if it is a name or an address (IPv6 without brackets) of a host; raise BadValue otherwise."""
+    host = f"[{text}]" if ":" in text else text
+    if not _REACHABLE.fullmatch(text) or wildcard(split(f"{host}:1")[0]):
+        raise BadValue(
+            f"{text[:80]!r} is not a host that others could reach", "write a name or address, without a port"
+        )
+    return text
+
+
+def seed(text: str) -> str:
+    """Return ``text`` if it is HOST:PORT of another host; raise BadValue otherwise."""
+    reachable(split(text)[0])
+    return text
+
+
+def wildcard(host: str) -> bool:
+    """Return whether ``host`` stands for every address of this machine."""
+    try:
+        return ipaddress.ip_address(host).is_unspecified
+    except ValueError:
+        return False
 
 
 def rpc(text: str) -> str:

@@ -56,7 +56,8 @@ def _peers(config: Config) -> Iterator[Check]:
             yield Check(
                 key, f"this process hosts the {peer} itself", f"remove the line, or {peer} from node.roles", involved
             )
-        elif users and not address and peer not in roles:
+        elif users and not address and peer not in roles and any((config.peers.orchestrator, config.peers.manager)):
+            # With neither, both are found in the network that this host is in, or will join.
             needs = f"{' and '.join(users)} {'needs' if len(users) == 1 else 'need'}"
             yield Check(
                 key,

@@ -162,6 +162,31 @@ class Manager(msgspec.Struct, frozen=True, kw_only=True):
     inspect_timeout: Annotated[Timeout, doc("How long reading a pushed model's graph may take.")] = 60.0
 
 
+class Cluster(msgspec.Struct, frozen=True, kw_only=True):
+    """How this host meets the others of its network. Nothing of this listens until it is in one."""
+
+    listen: Annotated[
+        str, text_form("listener"), doc("HOST:PORT where other hosts reach this one's roles, over mutual TLS.")
+    ] = "0.0.0.0:7443"
+    enrol: Annotated[
+        str, text_form("listener"), doc("HOST:PORT where hosts join, on the one that founded the network.")
+    ] = "0.0.0.0:7444"
+    bulk: Annotated[str, text_form("listener"), doc("HOST:PORT where a manager gives other hosts model files.")] = (
+        "0.0.0.0:7445"
+    )
+    advertise: Annotated[
+        tuple[Annotated[str, text_form("reachable")], ...],
+        doc("Names or addresses under which other hosts reach this one; none = the address of the way out."),
+    ] = ()
+    seeds: Annotated[
+        tuple[Annotated[str, text_form("seed")], ...],
+        doc("HOST:PORT of nodes to try besides those that are found."),
+    ] = ()
+    mdns: Annotated[bool, doc("Find nodes of the local network by multicast.")] = True
+    dht: Annotated[bool, doc("Find nodes by asking those that are known, and keep records for them.")] = True
+    udp: Annotated[str, text_form("listener"), doc("HOST:PORT of the DHT's datagrams.")] = "0.0.0.0:7443"
+
+
 class Relay(msgspec.Struct, frozen=True, kw_only=True):
     """What the role relay gives to nodes that cannot reach each other."""
 
@@ -205,6 +230,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     orchestrator: Orchestrator
     worker: Worker
     manager: Manager
+    cluster: Cluster
     relay: Relay
     drain: Drain
     log: Log

@@ -199,6 +199,8 @@ _READERS: Final[dict[str, Callable[[str, Host], Any]]] = {
     "memory": lambda text, host: units.memory(text, host.memory),
     "http": lambda text, _: addresses.http(text),
     "listener": lambda text, _: addresses.listener(text),
+    "reachable": lambda text, _: addresses.reachable(text),
+    "seed": lambda text, _: addresses.seed(text),
     "rpc": lambda text, _: addresses.rpc(text),
     "peer": lambda text, _: addresses.rpc(text) if text else "",
     "path": _path,

@@ -118,17 +118,20 @@ class NetworkAuthority:
             self._ledger.enlist(member, now)
             return self._admission(spki, now)
 
-    def change(self, node: str, now: Seconds, **values: Any) -> SignedRoster:
+    def change(self, node: str, now: Seconds, **values: Any) -> None:
         """Set ``labels``, ``addresses``, ``roles`` or ``revoked`` of a member. Raises NodeNotFound."""
         with self._lock:
             self._ledger.change(node, now, **values)
-            return self._roster()
 
-    def forget(self, node: str, now: Seconds) -> SignedRoster:
+    def forget(self, node: str, now: Seconds) -> None:
         """Strike a member off the list. Raises NodeNotFound."""
         with self._lock:
             self._ledger.forget(node, now)
-            return self._roster()
+
+    def keys(self) -> dict[int, bytes]:
+        """Return the keys that members share, by epoch."""
+        with self._lock:
+            return self._ledger.state().keys
 
     def _roster(self) -> SignedRoster:
         state = self._ledger.state()
@@ -233,3 +236,11 @@ def _check_grace(expired: Seconds, now: Seconds) -> None:
 
 def _addresses(given: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(check_address(address) for address in given[:MAX_ADDRESSES])
+
+
+def end(directory: Path) -> None:
+    """Remove a network's authority: nobody will ever be let in, renewed or sent away again."""
+    for path in (
+        sorted(directory.glob(f"{LEDGER}*")) + sorted(directory.glob("*.key")) + sorted(directory.glob("*.pem"))
+    ):
+        durable.remove(path)

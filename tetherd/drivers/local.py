@@ -3,7 +3,7 @@
 from collections.abc import Coroutine, Mapping
 from typing import Any, TypeVar
 
-from tetherd.errors import Unimplemented
+from tetherd.errors import Unimplemented, Unreachable
 from tetherd.ports import Context, Handler
 from tetherd.types import Seconds
 from tetherd.wire.messages import Request
@@ -24,3 +24,16 @@ class LocalCaller:
             raise Unimplemented(f"method {request.METHOD!r} is not answered in this process")
         # The handler's own coroutine, not one around it: this is on the way of every request.
         return handler(request, Context(deadline, None, request_id))
+
+
+class NobodyCaller:
+    """Calls nobody: the role is on no host that is known."""
+
+    def __init__(self, role: str, why: str, fix: str) -> None:
+        self._role = role
+        self._why = why
+        self._fix = fix
+
+    async def call(self, *_: Any, **__: Any) -> Any:
+        """Raise Unreachable."""
+        raise Unreachable(f"cannot reach the {self._role}: {self._why}", fix=self._fix)

@@ -2,6 +2,7 @@
 
 import contextlib
 import sqlite3
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +23,8 @@ class Database:
         self._path = path
         self._what = what
         self._disk = disk
+        self._lock = threading.RLock()  # SQLite does not survive that its connection is closed under a statement
+        self._closed = False
         self._engine = sa.create_engine(f"sqlite:///{path}", poolclass=sa.pool.StaticPool)
         sa.event.listen(self._engine, "connect", _configure)
         sa.event.listen(self._engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
@@ -34,8 +37,10 @@ class Database:
             raise
 
     def close(self) -> None:
-        """Close the file."""
-        self._engine.dispose()
+        """Close the file, once no other thread uses it. Every later transaction raises StorageFailed."""
+        with self._lock:
+            self._closed = True
+            self._engine.dispose()
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sa.Connection]:
@@ -43,8 +48,11 @@ class Database:
 
         Raises StorageFull and StorageFailed.
         """
-        with self._translated(), self._engine.begin() as connection:
-            yield connection
+        with self._lock, self._translated():
+            if self._closed:
+                raise StorageFailed(f"the {self._what} is closed: this daemon is stopping", fix="try again")
+            with self._engine.begin() as connection:
+                yield connection
 
     def check_schema(self, found: int, known: int) -> None:
         """Raise StorageFailed if a newer release wrote the file."""

@@ -10,7 +10,8 @@ from typing import Any, ClassVar, Generic, Literal, TypeAlias, TypeVar
 import msgspec
 
 from tetherd.errors import Failure
-from tetherd.types import Digest, RoleName, Signature, Tensor
+from tetherd.types import ROLES, Digest, RoleName, Signature, Tensor
+from tetherd.wire.roster import SignedRoster
 
 Reply = TypeVar("Reply")
 
@@ -482,3 +483,32 @@ class Remove(Request[Done]):
     ROLES = frozenset({"gateway"})
     model: str
     number: int = 0
+
+
+# --- membership: any node to any that can be dialled ------------------------------------------------------------------
+
+
+class Rostered(Message):
+    """The newest list of members that a node holds, and the keys that members share, by epoch."""
+
+    roster: SignedRoster
+    keys: dict[int, bytes] = {}
+
+
+class WatchRoster(Request[Rostered]):
+    """Ask for the list of members; parked while its epoch is not beyond ``epoch`` (-1 = answer at once)."""
+
+    METHOD = "roster.watch"
+    REPLY = Rostered
+    ROLES = frozenset(ROLES)
+    REPEATABLE = True
+    epoch: int = -1
+
+
+class Resign(Request[Done]):
+    """The calling node leaves the network. Raises NotInNetwork where the authority is on another host."""
+
+    METHOD = "roster.resign"
+    REPLY = Done
+    ROLES = frozenset(ROLES)
+    REPEATABLE = True

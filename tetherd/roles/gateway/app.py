@@ -33,7 +33,10 @@ _log = logging.getLogger("tetherd.gateway")
 
 
 class Gateway:
-    """The role. ``app`` is the ASGI application; it answers from the start, and says what is missing."""
+    """The role. ``app`` is the ASGI application; it answers from the start, and says what is missing.
+
+    ``table`` holds its routes; the daemon adds its own.
+    """
 
     def __init__(
         self,
@@ -58,7 +61,7 @@ class Gateway:
         v2 = OpenInference(
             version=facts.version, operations=operations, status=self._status, max_batch=max_batch, infer=self._infer_v2
         )
-        self._table = http.Table(
+        self.table = http.Table(
             [
                 *self._status.routes(),
                 *self._own_routes(),
@@ -68,7 +71,7 @@ class Gateway:
                 *Repository(operations).routes(),
             ]
         )
-        self.app = Surface(table=self._table, settings=settings, clock=clock, shortcuts=self._shortcuts)
+        self.app = Surface(table=self.table, settings=settings, clock=clock, shortcuts=self._shortcuts)
 
     def routes(self) -> Mapping[type[Request[Any]], Handler]:
         """Answer nothing to other roles: a gateway only calls."""
@@ -128,7 +131,7 @@ class Gateway:
         ]
 
     async def _openapi(self, _: Exchange) -> Answer:
-        return document(openapi.document(self._table, self._version))
+        return document(openapi.document(self.table, self._version))
 
     async def _infer(self, exchange: Exchange) -> Answer:
         entry = self._view.resolve(parse_reference(exchange.params["model"]))

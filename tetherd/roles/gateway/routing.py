@@ -49,10 +49,15 @@ class Table:
         absent: str = "there is nothing at this path",
         fix: str = "/openapi.json lists the paths",
     ) -> None:
-        self.routes = tuple(routes)
+        self.routes: tuple[Route, ...] = ()
         self._absent = absent
         self._fix = fix
         self._by_length: dict[int, list[tuple[list[str], Route]]] = {}
+        self.add(routes)
+
+    def add(self, routes: Sequence[Route]) -> None:
+        """Serve these too, after those that are there."""
+        self.routes += tuple(routes)
         for route in routes:
             self._by_length.setdefault(len(route.segments), []).append((route.segments, route))
 

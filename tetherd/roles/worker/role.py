@@ -49,6 +49,9 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     manager: str
     cache_dir: str
     max_message: int
+    orchestrator_node: str = ""  # empty where it is on this host
+    manager_node: str = ""
+    identity: str = ""
     log_level: LogLevel = "info"
     log_format: LogFormat = "json"
 
@@ -226,6 +229,9 @@ class Worker:
             keep=2 * self._settings.max_runners,
             log_level=self._place.log_level,
             log_format=self._place.log_format,
+            orchestrator_node=self._place.orchestrator_node,
+            manager_node=self._place.manager_node,
+            identity=self._place.identity,
         )
 
     def _unload(self, unload: Unload) -> None:

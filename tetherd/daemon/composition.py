@@ -1,7 +1,5 @@
-"""The composition root: from settings to running roles. The only module that names concrete classes of every layer."""
+"""One composition of a daemon: its roles, each given what it needs of the others and of the outside."""
 
-import asyncio
-import gc
 import os
 import secrets
 from collections.abc import Callable
@@ -9,72 +7,54 @@ from typing import Any
 
 from tetherd import __version__
 from tetherd.config.schema import Config
+from tetherd.daemon.network import Duty, Network, Place
 from tetherd.drivers.blobs import DiskBlobs
-from tetherd.drivers.clock import SystemClock
 from tetherd.drivers.http import HttpServer
 from tetherd.drivers.inspect import ChildInspector
 from tetherd.drivers.ledger import SqliteLedger
-from tetherd.drivers.local import LocalCaller
+from tetherd.drivers.local import LocalCaller, NobodyCaller
+from tetherd.drivers.papers import DiskPapers
 from tetherd.drivers.processes import ProcessLauncher
 from tetherd.drivers.rpc import RemoteCaller, Server
 from tetherd.errors import BadConfig
 from tetherd.policy.balance import STRATEGIES
 from tetherd.ports import Caller, Clock, Engine, Handler, Role
 from tetherd.roles.gateway.app import Gateway
+from tetherd.roles.gateway.cluster import Cluster
 from tetherd.roles.gateway.routing import Table
 from tetherd.roles.gateway.status import Facts, Status
 from tetherd.roles.gateway.surface import Surface
 from tetherd.roles.manager import Manager
+from tetherd.roles.membership import Membership
 from tetherd.roles.orchestrator import Limits, Orchestrator
-from tetherd.roles.worker import Place, Worker
+from tetherd.roles.worker import Place as WorkerPlace
+from tetherd.roles.worker import Worker
 from tetherd.roles.worker.inline import InlineLauncher
 from tetherd.types import RoleName, Seconds
 from tetherd.wire.assignments import Assignment
 from tetherd.wire.messages import Request
 
 
-async def serve(config: Config, *, ready: Callable[[], None]) -> None:
-    """Run the configured roles until cancelled; then finish what is in flight, and end.
-
-    ``ready`` is called once every socket listens. Raises InUse and BadConfig for what only shows when it is tried: an
-    address that another process has, a file where a socket should be.
-    """
-    daemon = Daemon(config, SystemClock())
-    # What is alive now stays alive: the collector need not walk it again and again, 30 ms each time, under load.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(10_000, 20, 50)  # a request makes some 40 objects and no cycle
-    async with asyncio.TaskGroup() as group:
-        duties = [group.create_task(run(lambda: None)) for run in daemon.duties]
-        front = group.create_task(daemon.front.run(ready))
-        try:
-            await asyncio.shield(front)
-        except asyncio.CancelledError:
-            await daemon.drain(config.drain.deadline)
-            raise
-        finally:
-            front.cancel()
-            # The callers first, those they call last: a worker still says goodbye to its orchestrator.
-            for duty in reversed(duties):
-                duty.cancel()
-                await asyncio.wait([duty])
-
-
 class Daemon:
     """One host's roles, each given what it needs of the others and of the outside."""
 
-    def __init__(self, config: Config, clock: Clock) -> None:
+    def __init__(self, config: Config, clock: Clock, membership: Membership, papers: DiskPapers) -> None:
         self._config = config
         self._clock = clock
+        self._membership = membership
+        self._identity = str(papers.directory)
+        self._network = Network(config, clock, membership, papers) if membership.standing else None
+        self._cluster = Cluster(membership, clock=clock, authority=self._authority)
         self._routes: dict[type[Request[Any]], Handler] = {}
         self._local = LocalCaller(self._routes)
-        self._callers: dict[str, Caller] = {}
+        self._callers: dict[str, RemoteCaller] = {}
+        self._ledger: SqliteLedger | None = None
         self._orchestrator: Orchestrator | None = None
         self._roles: list[Role] = []
         facts = Facts(
             version=__version__,
             node=config.node.name,
-            roles=config.node.roles,
+            roles=membership.roles,
             pid=os.getpid(),
             address=f"http://{config.gateway.listen}" if self._hosts("gateway") else "",
             started=clock.monotonic(),
@@ -86,16 +66,23 @@ class Daemon:
             "relay": self._relay,
         }
         for name, make in makers.items():
-            if self._hosts(name):
+            if self._hosts(name) and (name != "relay" or self._network):
                 self._add(make())
+        self.app = self._surface(facts)
         self.front = HttpServer(
-            app=self._surface(facts),
-            settings=config.gateway,
-            listen=config.gateway.listen if self._hosts("gateway") else None,
-            control=config.control if config.control.enabled else None,
+            app=self.app, settings=config.gateway, listen=config.gateway.listen if self._hosts("gateway") else None
         )
-        rpc = Server(config.rpc.listen, self._routes, clock=clock, max_message=config.rpc.max_message, lost=self._lost)
-        self.duties = [rpc.run, *(role.run for role in self._roles)]
+        self._routes.update(membership.routes())
+        rpc = Server(
+            config.rpc.listen,
+            self._routes,
+            clock=clock,
+            max_message=config.rpc.max_message,
+            lost=self._lost,
+            door=self._network.door if self._network else None,
+        )
+        network = self._network.duties if self._network else []
+        self.duties: list[Duty] = [rpc.run, *network, *(role.run for role in self._roles)]
 
     async def drain(self, grace: Seconds) -> None:
         """Take no new requests; return when those that are here are answered, or after ``grace`` seconds."""
@@ -104,8 +91,20 @@ class Daemon:
         if self._orchestrator:
             await self._orchestrator.drain(until)
 
+    def close(self) -> None:
+        """Give up what another composition will need."""
+        for caller in self._callers.values():
+            caller.close()
+        if self._network:
+            self._network.close()
+        if self._ledger:
+            self._ledger.close()
+
     def _hosts(self, role: RoleName) -> bool:
-        return role in self._config.node.roles
+        return role in self._membership.roles
+
+    def _authority(self) -> Caller | None:
+        return self._network.authority() if self._network else None
 
     def _add(self, role: Role) -> None:
         self._roles.append(role)
@@ -115,16 +114,29 @@ class Daemon:
         if self._orchestrator:
             self._orchestrator.lost(peer)
 
-    def _address(self, role: RoleName) -> str:
-        """Return where other processes, runners among them, reach a role."""
+    def _place(self, role: RoleName) -> Place:
+        """Return where other processes, runners among them, reach a role; an empty address where it is nowhere."""
         if self._hosts(role):
-            return self._config.rpc.listen
-        return self._config.peers.orchestrator if role == "orchestrator" else self._config.peers.manager
+            return Place(self._config.rpc.listen)
+        configured = self._config.peers.orchestrator if role == "orchestrator" else self._config.peers.manager
+        found = self._network.place(role) if self._network and not configured else None
+        return found or Place(configured)
 
     def _caller(self, role: RoleName) -> Caller:
         if self._hosts(role):
             return self._local
-        address = self._address(role)
+        place = self._place(role)
+        if not place.address:
+            return NobodyCaller(role, *self._absence(role))
+        found = self._network.caller(role) if self._network and place.node else None
+        return found or self._dial(place.address)
+
+    def _absence(self, role: RoleName) -> tuple[str, str]:
+        if self._network is None:
+            return "this host does not have it, and is in no network", "tetherctl cluster join < token.txt"
+        return "no node of the network is known to have it", f"tetherctl cluster token --role {role}"
+
+    def _dial(self, address: str) -> RemoteCaller:
         if address not in self._callers:
             self._callers[address] = RemoteCaller(address, clock=self._clock, max_message=self._config.rpc.max_message)
         return self._callers[address]
@@ -136,7 +148,10 @@ class Daemon:
             knows = self._hosts("orchestrator") or self._hosts("worker")
             orchestrator = self._caller("orchestrator") if knows else None
             table = Table(
-                Status(facts=facts, clock=self._clock, orchestrator=orchestrator).routes(),
+                [
+                    *Status(facts=facts, clock=self._clock, orchestrator=orchestrator).routes(),
+                    *self._cluster.routes(),
+                ],
                 absent=f"the daemon '{facts.node}' has no gateway role: it answers about its health and status only",
                 fix="name one that has it with --endpoint http://host:port, or start one: tetherd run --role gateway",
             )
@@ -149,14 +164,16 @@ class Daemon:
             facts=facts,
             max_batch=config.orchestrator.max_batch,
         )
+        gateway.table.add(self._cluster.routes())
         self._add(gateway)
         return gateway.app
 
     def _manager(self) -> Manager:
         node, settings = self._config.node, self._config.manager
+        self._ledger = SqliteLedger(node.state_dir / "ledger.db")
         return Manager(
             blobs=DiskBlobs(node.state_dir / "blobs", max_size=settings.max_model),
-            ledger=SqliteLedger(node.state_dir / "ledger.db"),
+            ledger=self._ledger,
             inspector=ChildInspector(node.state_dir / "inspect", timeout=settings.inspect_timeout),
             clock=self._clock,
             max_model=settings.max_model,
@@ -184,13 +201,20 @@ class Daemon:
 
     def _worker(self) -> Worker:
         config = self._config
-        orchestrator = self._caller("orchestrator")
-        place = Place(
+        caller, orchestrator, manager = (
+            self._caller("orchestrator"),
+            self._place("orchestrator"),
+            self._place("manager"),
+        )
+        place = WorkerPlace(
             # Two workers may share a host and its name; an id is one worker's, for its life.
             worker=f"{config.node.name}-{secrets.token_hex(2)}",
             node=config.node.name,
-            orchestrator=self._address("orchestrator"),
-            manager=self._address("manager"),
+            orchestrator=orchestrator.address,
+            orchestrator_node=orchestrator.node,
+            manager=manager.address,
+            manager_node=manager.node,
+            identity=self._identity,
             cache_dir=str(config.node.cache_dir),
             max_message=config.rpc.max_message,
             log_level=config.log.level,
@@ -199,11 +223,11 @@ class Daemon:
         return Worker(
             place=place,
             settings=config.worker,
-            orchestrator=orchestrator,
+            orchestrator=caller,
             manager=self._caller("manager"),
             launchers={
                 "process": ProcessLauncher(),
-                "thread": InlineLauncher(_load_here, orchestrator, self._clock),
+                "thread": InlineLauncher(_load_here, caller, self._clock),
             },
             clock=self._clock,
         )

@@ -1,0 +1,124 @@
+"""The life of a daemon: it serves what it is composed of, and is composed anew as its place in the network changes."""
+
+import asyncio
+import gc
+import random
+from collections.abc import Callable
+from typing import Any, Final
+
+from tetherd.config import addresses
+from tetherd.config.schema import Cluster, Config
+from tetherd.daemon.composition import Daemon
+from tetherd.drivers.clock import SystemClock
+from tetherd.drivers.http import Application, HttpServer
+from tetherd.drivers.interfaces import own_addresses
+from tetherd.drivers.papers import DiskPapers
+from tetherd.roles.membership import Membership
+from tetherd.types import Seconds
+
+CHANGE: Final[Seconds] = 10.0
+"""How long requests in flight may take when the daemon is composed anew."""
+
+
+class Switch:
+    """The application of the control socket, which outlives compositions: requests in between wait for the next."""
+
+    def __init__(self) -> None:
+        self._app: Application | None = None
+        self._there = asyncio.Event()
+
+    def set(self, app: Application | None) -> None:
+        """Lead to ``app`` from now on."""
+        self._app = app
+        if app is None:
+            self._there.clear()
+        else:
+            self._there.set()
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer one request."""
+        await self._there.wait()
+        assert self._app is not None
+        await self._app(scope, receive, send)
+
+
+async def serve(config: Config, *, ready: Callable[[], None]) -> None:
+    """Run the configured roles until cancelled; then finish what is in flight, and end.
+
+    ``ready`` is called once every socket listens. Raises InUse and BadConfig for what only shows when it is tried: an
+    address that another process has, a file where a socket should be.
+    """
+    clock, again, switch = SystemClock(), asyncio.Event(), Switch()
+    papers = _papers(config, clock)
+    membership = Membership(
+        papers, configured=config.node.roles, clock=clock, chance=random.random, recompose=again.set
+    )
+    control = HttpServer(
+        app=switch, settings=config.gateway, control=config.control if config.control.enabled else None
+    )
+    daemon = Daemon(config, clock, membership, papers)
+    try:
+        async with asyncio.TaskGroup() as group:
+            listening = asyncio.Event()
+            socket = group.create_task(control.run(listening.set))
+            await listening.wait()
+            try:
+                while True:
+                    again.clear()
+                    switch.set(daemon.app)
+                    await _live(daemon, ready, again, config.drain.deadline)
+                    switch.set(None)
+                    daemon = Daemon(config, clock, membership, papers)
+                    ready = _nothing
+            finally:
+                socket.cancel()
+    finally:
+        papers.close()
+
+
+async def _live(daemon: Daemon, ready: Callable[[], None], again: asyncio.Event, deadline: Seconds) -> None:
+    """Run one composition until it is cancelled, or another is asked for; drain it, and end it."""
+    # What is alive now stays alive: the collector need not walk it again and again, 30 ms each time, under load.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 50)  # a request makes some 40 objects and no cycle
+    async with asyncio.TaskGroup() as group:
+        duties = [group.create_task(run(_nothing)) for run in daemon.duties]
+        front = group.create_task(daemon.front.run(ready))
+        asked = group.create_task(again.wait())
+        try:
+            await asyncio.wait({front, asked}, return_when=asyncio.FIRST_COMPLETED)
+            await daemon.drain(min(CHANGE, deadline))
+        except asyncio.CancelledError:
+            await daemon.drain(deadline)
+            raise
+        finally:
+            asked.cancel()
+            front.cancel()
+            # The callers first, those they call last: a worker still says goodbye to its orchestrator.
+            for duty in reversed(duties):
+                duty.cancel()
+                await asyncio.wait([duty])
+            daemon.close()
+
+
+def _nothing() -> None:
+    """Be ready: there is nobody to tell."""
+
+
+def _papers(config: Config, clock: SystemClock) -> DiskPapers:
+    cluster = config.cluster
+    return DiskPapers(
+        config.node.state_dir,
+        config.node.name,
+        addresses=_reachable(cluster, cluster.listen),
+        enrol=_reachable(cluster, cluster.enrol),
+        clock=clock,
+    )
+
+
+def _reachable(cluster: Cluster, listen: str) -> tuple[str, ...]:
+    """Return HOST:PORT of a listener, under each name or address that others may use."""
+    host, port = addresses.split(listen)
+    names = cluster.advertise or (own_addresses() if addresses.wildcard(host) else (host,))
+    return tuple(f"[{name}]:{port}" if ":" in name else f"{name}:{port}" for name in names)

@@ -1,0 +1,105 @@
+"""What a daemon has because its host is in a network: a door for other hosts, a way to each of them, and enrolment."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any, Final, NamedTuple, TypeAlias
+
+from tetherd.config.schema import Config
+from tetherd.drivers.door import Door
+from tetherd.drivers.enrolment import EnrolmentServer
+from tetherd.drivers.nng import TLS, Secret
+from tetherd.drivers.papers import DiskPapers
+from tetherd.drivers.rpc import RemoteCaller
+from tetherd.policy import membership as policy
+from tetherd.policy.admission import Admission
+from tetherd.policy.membership import DIALABLE, Standing
+from tetherd.ports import Clock
+from tetherd.roles.membership import Membership
+from tetherd.types import Credentials, RoleName
+
+Duty: TypeAlias = Callable[[Callable[[], None]], Coroutine[Any, Any, None]]
+
+
+class Place(NamedTuple):
+    """Where a role is: the RPC address to dial, and the node to expect there (empty = this host)."""
+
+    address: str
+    node: str = ""
+
+
+class Network:
+    """The host as a node. ``door`` is None on a host that only dials."""
+
+    def __init__(self, config: Config, clock: Clock, membership: Membership, papers: DiskPapers) -> None:
+        assert membership.standing is not None
+        self._standing: Final[Standing] = membership.standing
+        self._config = config
+        self._clock = clock
+        self._membership = membership
+        self._callers: dict[str, RemoteCaller] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self.duties: list[Duty] = [membership.run]
+        self.door: Door | None = None
+        self._enrolment: EnrolmentServer | None = None
+        credentials = self._standing.credentials
+        if papers.authority is not None:
+            self._enrolment = EnrolmentServer(
+                config.cluster.enrol, papers.authority, credentials, clock=clock, admitted=self._admitted
+            )
+            self.duties.append(self._enrolment.run)
+        if DIALABLE.intersection(membership.roles):
+            address = f"{TLS}{config.cluster.listen}"
+            self.door = Door([address], credentials, Admission(membership.roles_of), clock)
+        for member in self._standing.roster.members:
+            if member.addresses and member.node != self._standing.node and not member.revoked:
+                caller = self._reach(member.node, member.addresses[0])
+                self.duties.append(partial(_follow, membership, member.node, caller))
+        membership.renewed = [self._renewed]
+
+    def place(self, role: RoleName) -> Place | None:
+        """Return where another node hosts a role."""
+        found = policy.hosts(self._standing.roster, role, self._standing.node)
+        return Place(f"{TLS}{found[0].addresses[0]}", found[0].node) if found else None
+
+    def caller(self, role: RoleName) -> RemoteCaller | None:
+        """Return the caller of another node's role."""
+        place = self.place(role)
+        return None if place is None else self._callers[place.node]
+
+    def authority(self) -> RemoteCaller | None:
+        """Return the caller of the node that lets hosts in: the first member of all."""
+        members = sorted(self._standing.roster.members, key=lambda each: each.joined)
+        return self._callers.get(members[0].node) if members else None
+
+    def close(self) -> None:
+        """Close the connections."""
+        for caller in self._callers.values():
+            caller.close()
+
+    def _reach(self, node: str, address: str) -> RemoteCaller:
+        self._callers[node] = RemoteCaller(
+            f"{TLS}{address}",
+            clock=self._clock,
+            max_message=self._config.rpc.max_message,
+            secret=Secret(self._standing.credentials, node),
+        )
+        return self._callers[node]
+
+    def _renewed(self, credentials: Credentials) -> None:
+        for caller in self._callers.values():
+            caller.renew(credentials)
+        if self.door is not None:
+            self.door.renew(credentials)
+        if self._enrolment is not None:
+            self._enrolment.show(credentials)
+
+    def _admitted(self) -> None:
+        task = asyncio.create_task(self._membership.refresh())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+async def _follow(membership: Membership, node: str, caller: RemoteCaller, ready: Callable[[], None]) -> None:
+    ready()
+    await membership.follow(node, caller)

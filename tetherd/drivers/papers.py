@@ -1,0 +1,208 @@
+"""This host's membership on its disk, and how it is come by: from its own authority, or from another host's.
+
+Implements ports.Papers. What a crash interrupts can be done again: the key, the authority and the token stay good.
+"""
+
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+
+from tetherd.drivers import authority as authorities
+from tetherd.drivers import joining
+from tetherd.drivers.authority import NetworkAuthority
+from tetherd.drivers.certificates import spki_of
+from tetherd.drivers.joining import Applicant
+from tetherd.drivers.keys import Home, Identity
+from tetherd.errors import Conflict, NotInNetwork
+from tetherd.policy.membership import Standing
+from tetherd.ports import Clock
+from tetherd.types import RoleName, Seconds
+from tetherd.wire import signing
+from tetherd.wire.enrolment import Admission, proof_key
+from tetherd.wire.roster import Member, Roster, SignedRoster, newer
+from tetherd.wire.signing import key_digest
+from tetherd.wire.tokens import JoinToken, network_id
+
+
+class DiskPapers:
+    """Papers below ``state``: ``identity/``, and on the founder ``authority/``.
+
+    ``name`` is what the host calls itself; ``addresses`` and ``enrol`` where it takes RPC connections and joining hosts
+    (HOST:PORT), if it comes to that.
+    """
+
+    def __init__(
+        self, state: Path, name: str, *, addresses: tuple[str, ...], enrol: tuple[str, ...], clock: Clock
+    ) -> None:
+        self.directory = state / "identity"
+        self._authority_directory = state / "authority"
+        self._identity = Identity(self.directory)
+        self._name = name
+        self._addresses = addresses
+        self._enrol = enrol
+        self._clock = clock
+        self._lock = threading.RLock()
+        self._standing: Standing | None = None
+        self.authority: NetworkAuthority | None = None
+
+    def load(self) -> Standing | None:
+        """Return this host's standing; see ports.Papers."""
+        with self._lock:
+            home = self._identity.home()
+            if home is None:
+                return None
+            if authorities.exists(self._authority_directory):
+                authority = self._open_authority()
+                self._stand(home, self._identity.roster())
+                authority.change(home.node, self._clock.wall(), addresses=self._addresses)
+                return self.publish()
+            return self._stand(home, self._identity.roster())
+
+    def found(self, network: str, roles: tuple[RoleName, ...]) -> Standing:
+        """Found a network; see ports.Papers."""
+        with self._lock:
+            self._check_free()
+            now = self._clock.wall()
+            authorities.found(self._authority_directory, network, now)
+            authority = self._open_authority()
+            public = self._identity.key().public_key()
+            member = Member(
+                node=key_digest(public).hex(), name=self._name, roles=roles, addresses=self._addresses, joined=now
+            )
+            admission = authority.enlist(spki_of(public), member, now)
+            root = signing.certificates(authority.roots)[0]
+            return self._settle(admission, network_id(signing.spki_digest(root)), "".join(authority.roots))
+
+    def join(self, token: JoinToken) -> Standing:
+        """Join with a token; see ports.Papers."""
+        with self._lock:
+            self._check_free()
+            admission, root = self._applicant().join(token)
+            return self._settle(admission, token.network, root)
+
+    def renew(self) -> Standing:
+        """Get the next certificate; see ports.Papers."""
+        with self._lock:
+            standing = self._require()
+            if self.authority is not None:
+                me = standing.me or Member(node=standing.node, name=self._name, roles=())
+                public = self._identity.key().public_key()
+                admission = self.authority.enlist(spki_of(public), me, self._clock.wall())
+            else:
+                admission = self._applicant().renew(standing.network, standing.enrol, self._identity.roots())
+            return self._settle(admission, standing.network, self._identity.roots())
+
+    def accept(self, signed: SignedRoster, keys: Mapping[int, bytes]) -> Standing:
+        """Keep a newer roster; see ports.Papers."""
+        with self._lock:
+            standing = self._require()
+            roster = signing.verify(signed, self._trusted(), standing.network)
+            if not newer(standing.roster, roster):
+                return standing
+            self._identity.keep_roster(signed, "".join(roster.roots))
+            home = self._identity.home()
+            assert home is not None
+            known = _proven(roster, {**home.keys, **keys})
+            if known != home.keys:
+                home = Home(node=home.node, network=home.network, name=home.name, enrol=home.enrol, keys=known)
+                self._identity.keep_home(home)
+            return self._stand(home, signed)
+
+    def leave(self) -> None:
+        """Be in no network any more; see ports.Papers."""
+        with self._lock:
+            self._identity.leave()
+            if self.authority is not None:
+                self.authority.close()
+                self.authority = None
+                authorities.end(self._authority_directory)
+            self._standing = None
+
+    def invite(self, roles: tuple[RoleName, ...], ttl: Seconds, name: str) -> JoinToken:
+        """Make a join token; see ports.Papers."""
+        return self._require_authority().invite(roles, ttl, name, self._clock.wall())
+
+    def change(self, node: str, **values: Any) -> Standing:
+        """Change what the roster says of a member; see ports.Papers."""
+        self._require_authority().change(node, self._clock.wall(), **values)
+        return self.publish()
+
+    def forget(self, node: str) -> Standing:
+        """Strike a member off the roster; see ports.Papers."""
+        self._require_authority().forget(node, self._clock.wall())
+        return self.publish()
+
+    def publish(self) -> Standing:
+        """Take over what the authority on this host has decided."""
+        authority = self._require_authority()
+        return self.accept(authority.roster(), authority.keys())
+
+    def close(self) -> None:
+        """Close the authority's ledger."""
+        if self.authority is not None:
+            self.authority.close()
+
+    def _settle(self, admission: Admission, network: str, roots: str) -> Standing:
+        key = self._identity.key()
+        node = key_digest(key.public_key()).hex()
+        roster = joining.check(admission, node, network, roots)
+        keys = _proven(roster, admission.keys)
+        home = Home(node=node, network=network, name=roster.name, enrol=admission.enrol, keys=keys)
+        self._identity.settle(home, admission.chain, "".join(roster.roots), admission.roster)
+        return self._stand(home, admission.roster)
+
+    def _stand(self, home: Home, signed: SignedRoster) -> Standing:
+        certificate = self._identity.certificate()
+        self._standing = Standing(
+            network=home.network,
+            node=home.node,
+            roster=signing.verify(signed, self._trusted(), home.network),
+            signed=signed,
+            credentials=self._identity.credentials(),
+            issued=certificate.not_valid_before_utc.timestamp(),
+            expires=certificate.not_valid_after_utc.timestamp(),
+            enrol=home.enrol,
+            keys=home.keys,
+            founder=self.authority is not None,
+        )
+        return self._standing
+
+    def _open_authority(self) -> NetworkAuthority:
+        if self.authority is None:
+            self.authority = NetworkAuthority(self._authority_directory, self._enrol)
+        return self.authority
+
+    def _applicant(self) -> Applicant:
+        return Applicant(self._identity.key(), self._name, self._addresses, self._clock.wall)
+
+    def _trusted(self) -> list[x509.Certificate]:
+        return signing.certificates([self._identity.roots()])
+
+    def _check_free(self) -> None:
+        home = self._identity.home()
+        if home is not None:
+            raise Conflict(
+                f"this host is in the network {home.name} ({home.network}) already",
+                fix="to change the network, leave this one first: tetherctl cluster leave",
+            )
+
+    def _require(self) -> Standing:
+        if self._standing is None:
+            raise NotInNetwork("this host is in no network", fix="tetherctl cluster init, or cluster join < token.txt")
+        return self._standing
+
+    def _require_authority(self) -> NetworkAuthority:
+        self._require()
+        if self.authority is None:
+            raise NotInNetwork(
+                "this host does not hold the authority of its network", fix="run this on the host that founded it"
+            )
+        return self.authority
+
+
+def _proven(roster: Roster, keys: Mapping[int, bytes]) -> dict[int, bytes]:
+    """Return those keys that the roster names."""
+    return {each.epoch: keys[each.epoch] for each in roster.keys if proof_key(keys.get(each.epoch, b"")) == each.digest}

@@ -1,0 +1,225 @@
+"""This host's membership while its daemon runs: the roster it holds, who follows it, and the certificate it renews.
+
+Lives longer than the roles: when what the host does in its network changes, ``recompose`` is called, and the daemon
+puts its roles together anew. Asks nobody but members, and believes nothing that the authority has not signed.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any, Final, TypeVar
+
+from tetherd.errors import Conflict, DeadlineExceeded, NotInNetwork, Revoked, TetherError
+from tetherd.policy import membership as policy
+from tetherd.policy.membership import Standing
+from tetherd.ports import Caller, Clock, Context, Handler, Papers
+from tetherd.types import Credentials, RoleName, Seconds
+from tetherd.wire.messages import Done, Request, Resign, Rostered, WatchRoster
+from tetherd.wire.tokens import JoinToken
+
+T = TypeVar("T")
+
+PARK: Final[Seconds] = 30.0
+BACKOFF: Final[tuple[Seconds, Seconds]] = (0.1, 5.0)
+_MARGIN: Final[Seconds] = 0.5
+_LOOK: Final[Seconds] = 60.0
+"""How often the clock is looked at: a host that slept wakes up with an old certificate."""
+
+_log = logging.getLogger("tetherd.membership")
+
+
+class Membership:
+    """The host's standing, None while it is in no network.
+
+    ``configured``: the roles that the configuration allows. ``chance`` gives a number from 0 to 1. ``renewed`` lists
+    who is told of every new certificate.
+    """
+
+    def __init__(
+        self,
+        papers: Papers,
+        *,
+        configured: tuple[RoleName, ...],
+        clock: Clock,
+        chance: Callable[[], float],
+        recompose: Callable[[], None],
+    ) -> None:
+        self.standing: Standing | None = papers.load()
+        self.renewed: list[Callable[[Credentials], None]] = []
+        self._papers = papers
+        self._configured = configured
+        self._clock = clock
+        self._chance = chance
+        self._recompose = recompose
+        self._changed = asyncio.Event()
+        self._following: dict[str, Seconds] = {}
+
+    @property
+    def roles(self) -> tuple[RoleName, ...]:
+        """Return what this host does now."""
+        if self.standing is None:
+            return self._configured
+        me = self.standing.me
+        return policy.duties(self._configured, me.roles if me else ())
+
+    def seen(self, node: str) -> Seconds | None:
+        """Return how many seconds ago a node asked this one for the roster; None = never since the start."""
+        asked = self._following.get(node)
+        return None if asked is None else self._clock.monotonic() - asked
+
+    def roles_of(self, node: str) -> tuple[RoleName, ...] | None:
+        """Return the roles of a member, None for any other node. Called from any thread."""
+        member = self.standing.roster.member(node) if self.standing else None
+        return None if member is None else member.roles
+
+    def routes(self) -> Mapping[type[Request[Any]], Handler]:
+        """Return what this role answers, by request class."""
+        return {WatchRoster: self._watch, Resign: self._resign}
+
+    async def run(self, ready: Callable[[], None]) -> None:
+        """Keep the certificate young until cancelled."""
+        ready()
+        attempts = 0
+        while True:
+            attempts = await self._tend(attempts)
+
+    async def follow(self, node: str, peer: Caller) -> None:
+        """Take over every newer roster of a peer, until cancelled."""
+        delay = BACKOFF[0]
+        while self.standing is not None:
+            try:
+                deadline = self._clock.monotonic() + PARK
+                news = await peer.call(WatchRoster(self.standing.roster.epoch), deadline=deadline)
+                await self._take(self._papers.accept, news.roster, news.keys)
+                delay = BACKOFF[0]
+            except DeadlineExceeded:
+                continue  # nothing changed meanwhile
+            except TetherError as error:
+                _log.debug("no roster from a peer", extra={"peer_node": node, "reason": error.message})
+                await asyncio.sleep(delay)
+                delay = min(delay * 2, BACKOFF[1])
+
+    # --- what operators ask for --------------------------------------------------------------------------------------
+
+    async def found(self, network: str) -> Standing:
+        """Found a network with this host as its first node. Raises Conflict."""
+        return await self._take(self._papers.found, network, self._configured)
+
+    async def join(self, token: JoinToken) -> Standing:
+        """Join a network. Raises what ports.Papers says."""
+        return await self._take(self._papers.join, token)
+
+    async def leave(self, authority: Caller | None, *, force: bool) -> None:
+        """Leave the network: tell the authority, then forget everything. ``force``: also where that cannot be told.
+
+        Raises NotInNetwork, Conflict on the founder, Unreachable.
+        """
+        standing = self._require()
+        if standing.founder and not force and len(standing.roster.members) > 1:
+            raise Conflict(
+                "this host holds the authority of the network, and without it nobody can join or renew",
+                fix="to end the network for all its nodes, say tetherctl cluster leave --force",
+            )
+        if not standing.founder:
+            try:
+                if authority is None:
+                    raise NotInNetwork("where the network's authority is, is not known", fix="leave with --force")
+                await authority.call(Resign(), deadline=self._clock.monotonic() + PARK)
+            except TetherError as error:
+                if not force:
+                    error.fix = f"{error.fix}; or tell only this host: tetherctl cluster leave --force"
+                    raise
+        await asyncio.to_thread(self._papers.leave)
+        self.standing = None
+        self._recompose()
+
+    async def invite(self, roles: tuple[RoleName, ...], ttl: Seconds, name: str) -> JoinToken:
+        """Make a join token. Raises NotInNetwork."""
+        return await asyncio.to_thread(self._papers.invite, roles, ttl, name)
+
+    async def change(self, node: str, **values: Any) -> Standing:
+        """Change what the roster says of a member. Raises NodeNotFound, NotInNetwork."""
+        return await self._take(self._papers.change, node, **values)
+
+    async def forget(self, node: str) -> Standing:
+        """Strike a member off the roster. Raises NodeNotFound, NotInNetwork."""
+        return await self._take(self._papers.forget, node)
+
+    async def refresh(self) -> None:
+        """Take over what the authority on this host has decided meanwhile."""
+        await self._take(self._papers.load)
+
+    # --- what nodes ask ----------------------------------------------------------------------------------------------
+
+    async def _watch(self, request: WatchRoster, context: Context) -> Rostered:
+        """Answer when the roster is newer than the caller's, or shortly before the caller gives up."""
+        self._following[context.node] = self._clock.monotonic()
+        patience = context.deadline - self._clock.monotonic()
+        try:
+            async with asyncio.timeout(patience - min(_MARGIN, patience / 10)):
+                while request.epoch >= self._require().roster.epoch:
+                    await self._changed.wait()
+        except TimeoutError:
+            pass
+        finally:
+            self._following[context.node] = self._clock.monotonic()
+        standing = self._require()
+        return Rostered(standing.signed, standing.keys)
+
+    async def _resign(self, _: Resign, context: Context) -> Done:
+        if not context.node:
+            raise NotInNetwork("only a node of another host resigns", fix="tetherctl cluster leave")
+        await self.forget(context.node)
+        return Done()
+
+    # --- what changes the standing -----------------------------------------------------------------------------------
+
+    async def _take(self, deed: Callable[..., Standing | None], *arguments: Any, **values: Any) -> Standing:
+        """Do something that changes the standing, and let everybody know."""
+        before, mine = self.standing, self.roles
+        after = await asyncio.to_thread(deed, *arguments, **values)
+        assert after is not None
+        if self.standing is not None and after.roster.epoch < self.standing.roster.epoch:
+            return self.standing  # another deed overtook this one
+        self.standing = after
+        self._changed.set()
+        self._changed = asyncio.Event()
+        if before is None or self.roles != mine or _addresses(before) != _addresses(after):
+            self._recompose()
+        elif before.credentials != after.credentials:
+            for tell in self.renewed:
+                tell(after.credentials)
+        if before is not None and before.me is not None and after.me is None:
+            _log.error("this node was revoked: it takes no part in the network any more")
+        return after
+
+    def _require(self) -> Standing:
+        if self.standing is None:
+            raise NotInNetwork("this host is in no network", fix="tetherctl cluster init, or cluster join < token.txt")
+        return self.standing
+
+    async def _tend(self, attempts: int) -> int:
+        """Wait until the certificate is due, renew it, and return how many attempts failed in a row."""
+        standing = self._require()
+        now = self._clock.wall()
+        due = policy.renewal(standing.issued, standing.expires, self._chance())
+        if attempts == 0:
+            while now < due:
+                await asyncio.sleep(min(due - now, _LOOK))
+                now = self._clock.wall()
+        try:
+            renewed = await self._take(self._papers.renew)
+            _log.info("renewed this node's certificate", extra={"expires": renewed.expires})
+            return 0
+        except Revoked as error:
+            _log.error("%s", error.message)
+        except TetherError as error:
+            level = logging.ERROR if policy.urgency(standing.expires, now) == "error" else logging.WARNING
+            _log.log(level, "this node's certificate was not renewed: %s", error.message, extra={"fix": error.fix})
+        await asyncio.sleep(policy.retry(attempts, self._chance()))
+        return attempts + 1
+
+
+def _addresses(standing: Standing) -> list[tuple[str, tuple[str, ...], tuple[RoleName, ...]]]:
+    """Return what the composition of a daemon depends on: who can be dialled where, for what."""
+    return [(each.node, each.addresses, each.roles) for each in standing.roster.members if each.addresses]
