@@ -21,7 +21,8 @@ from tetherd.errors import (
     VersionNotFound,
 )
 from tetherd.ports import Context
-from tetherd.roles.manager import MAX_CHUNK, Manager
+from tetherd.roles.manager import Manager
+from tetherd.roles.reads import MAX_CHUNK
 from tetherd.types import Digest, Signature, Tensor, TensorSpec
 from tetherd.wire.chunks import CHUNK
 from tetherd.wire.manifest import Config, decode_config, digest_of, parse

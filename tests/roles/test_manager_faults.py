@@ -73,7 +73,7 @@ def main(root: str) -> None:
     """Be the process that is killed: acknowledge on standard output, as a manager does on its socket."""
     one = ThreadPoolExecutor(1)  # strace counts the calls of each thread on its own
     role, _ = one.submit(manager, Path(root)).result()
-    role._disk = role._books = one
+    role._reads._disk = role._books = one
     asyncio.run(push(role, "digits", lambda *what: print(*what, flush=True)))
 
 

@@ -12,37 +12,29 @@ from typing import Any, Final, TypeVar
 
 from tetherd.errors import BlobNotFound, InvalidInput, ModelNotFound, TetherError, TooLarge, VersionNotFound
 from tetherd.ports import Blobs, Clock, Context, Handler, Inspector, Ledger
-from tetherd.types import Digest, Seconds, Tensor, parse_alias, parse_model
+from tetherd.roles.reads import MAX_CHUNK, Reads
+from tetherd.types import Digest, Seconds, parse_alias, parse_model
 from tetherd.wire.chunks import CHUNK
-from tetherd.wire.manifest import MAX_MANIFEST, build, check_files, digest_of, encode_config
+from tetherd.wire.manifest import build, check_files, digest_of, encode_config
 from tetherd.wire.messages import (
     Alias,
     BlobState,
     Catalog,
-    Chunk,
     Commit,
     Done,
     FileEntry,
-    GetBlob,
-    GetManifest,
     MoveAlias,
     PutBlob,
     Remove,
     Request,
     Rollback,
     SetServing,
-    StatBlob,
     Version,
-    WatchCatalog,
 )
 
 R = TypeVar("R")
 
-MAX_CHUNK: Final = 1 << 20
-
 _SWEEP: Final[Seconds] = 60.0
-_MARGIN: Final[Seconds] = 0.5
-_DISK_THREADS: Final = 8
 
 _log = logging.getLogger("tetherd.manager")
 
@@ -70,25 +62,20 @@ class Manager:
         self._clock = clock
         self._max_model = max_model
         self._upload_ttl = upload_ttl
-        self._disk = ThreadPoolExecutor(_DISK_THREADS, "manager-disk")
+        self._reads = Reads(blobs, clock, ledger.catalog())
         self._books = ThreadPoolExecutor(1, "manager-books")  # one thread: changes happen one after the other
-        self._catalog = ledger.catalog()
-        self._changed = asyncio.Event()
         self._doomed: set[Digest] = set()
 
     def routes(self) -> Mapping[type[Request[Any]], Handler]:
         """Return what this role answers."""
         return {
-            StatBlob: self._stat,
+            **self._reads.routes(),
             PutBlob: self._put,
-            GetBlob: self._get,
             Commit: self._commit,
-            GetManifest: self._manifest,
             MoveAlias: self._move,
             Rollback: self._rollback,
             SetServing: self._set_serving,
             Remove: self._remove,
-            WatchCatalog: self._watch,
         }
 
     async def run(self, ready: Callable[[], None]) -> None:
@@ -100,28 +87,13 @@ class Manager:
 
     # --- blobs ---
 
-    async def _stat(self, request: StatBlob, _: Context) -> BlobState:
-        return await self._on_disk(self._blobs.stat, request.digest)
-
     async def _put(self, request: PutBlob, _: Context) -> BlobState:
         data = request.data.data
         if len(data) > MAX_CHUNK:
             raise TooLarge(
                 f"a chunk has {len(data):,} bytes, {MAX_CHUNK:,} is the limit", fix="send the file in smaller chunks"
             )
-        return await self._on_disk(self._blobs.append, request.digest, request.offset, request.size, data)
-
-    async def _get(self, request: GetBlob, _: Context) -> Chunk:
-        return await self._read(request.digest, request.offset, min(request.length, MAX_CHUNK))
-
-    async def _manifest(self, request: GetManifest, _: Context) -> Chunk:
-        if all(version.version != request.version for version in self._catalog.versions):
-            raise VersionNotFound(f"there is no version {request.version}", fix="see tetherctl models versions")
-        return await self._read(request.version, 0, MAX_MANIFEST)
-
-    async def _read(self, digest: Digest, offset: int, length: int) -> Chunk:
-        data, size = await self._on_disk(self._blobs.read, digest, offset, length)
-        return Chunk(size, Tensor("data", "UINT8", (len(data),), data))
+        return await self._reads.on_disk(self._blobs.append, request.digest, request.offset, request.size, data)
 
     # --- versions and aliases ---
 
@@ -131,7 +103,7 @@ class Manager:
         files = sorted(request.files, key=lambda file: file.path)
         check_files(files)
         self._check_size(sum(file.size for file in files))
-        await self._on_disk(self._check_stored, files)
+        await self._reads.on_disk(self._check_stored, files)
         known = self._find(request.model, files)
         if known is not None:
             try:
@@ -146,7 +118,7 @@ class Manager:
         """Make a version that does not exist yet; nobody sees any of it before the ledger has it."""
         config = await self._inspector.inspect(files, self._blobs.copy)
         description = encode_config(config)
-        chunks = await self._on_disk(self._chunks, files)
+        chunks = await self._reads.on_disk(self._chunks, files)
         manifest = build(request.model, files, description, chunks)
         draft = Version(
             model=request.model,
@@ -158,8 +130,8 @@ class Manager:
             created=self._clock.wall(),
             files=files,
         )
-        await self._on_disk(self._write, description, manifest)
-        await self._on_disk(self._check_stored, files)  # held again from now on, however long the inspection took
+        await self._reads.on_disk(self._write, description, manifest)
+        await self._reads.on_disk(self._check_stored, files)  # held again from now on, however long the inspection took
         return await self._record(self._ledger.commit, draft, digest_of(description), request.alias)
 
     async def _move(self, request: MoveAlias, _: Context) -> Alias:
@@ -179,22 +151,12 @@ class Manager:
         await self._reap()
         return Done()
 
-    async def _watch(self, request: WatchCatalog, context: Context) -> Catalog:
-        """Answer when the catalog is another than the caller has, or shortly before the caller gives up."""
-        patience = context.deadline - self._clock.monotonic()
-        try:
-            async with asyncio.timeout(patience - min(_MARGIN, patience / 10)):
-                while request.epoch == self._catalog.epoch:
-                    await self._changed.wait()
-        except TimeoutError:
-            pass
-        return self._catalog
-
     # --- what the above is made of ---
 
     def _find(self, model: str, files: list[FileEntry]) -> Version | None:
         return next(
-            (version for version in self._catalog.versions if version.model == model and version.files == files), None
+            (version for version in self._reads.catalog.versions if version.model == model and version.files == files),
+            None,
         )
 
     def _check_size(self, size: int) -> None:
@@ -236,9 +198,6 @@ class Manager:
             if not state.complete:
                 self._blobs.append(digest, state.offset, len(document), memoryview(document)[state.offset :])
 
-    async def _on_disk(self, act: Callable[..., R], *arguments: Any) -> R:
-        return await asyncio.get_running_loop().run_in_executor(self._disk, act, *arguments)
-
     async def _record(self, act: Callable[..., R], *arguments: Any) -> R:
         """Change the ledger and let everyone see it, also when the caller is gone before it is done."""
 
@@ -254,16 +213,14 @@ class Manager:
         if change.cancelled() or change.exception() is not None:
             return
         _, catalog = change.result()
-        if catalog.epoch != self._catalog.epoch:
-            self._catalog = catalog
-            self._changed.set()
-            self._changed = asyncio.Event()
+        if catalog.epoch != self._reads.catalog.epoch:
+            self._reads.publish(catalog)
 
     async def _sweep(self) -> None:
         await self._reap()
         try:
             kept = await self._needed()
-            await self._on_disk(self._blobs.expire, kept, self._clock.wall() - self._upload_ttl)
+            await self._reads.on_disk(self._blobs.expire, kept, self._clock.wall() - self._upload_ttl)
         except TetherError as error:
             _log.warning("could not look for abandoned uploads: %s", error.message)
 
@@ -274,7 +231,7 @@ class Manager:
             return
         try:
             doomed -= await self._needed()
-            self._doomed |= await self._on_disk(self._blobs.discard, doomed)
+            self._doomed |= await self._reads.on_disk(self._blobs.discard, doomed)
         except TetherError as error:
             self._doomed |= doomed
             _log.warning("could not remove the files of removed versions: %s", error.message)

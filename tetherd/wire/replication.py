@@ -1,0 +1,62 @@
+"""What managers say to each other about who holds which version: followers report, the primary says what to fetch."""
+
+from tetherd.types import ROLES, Digest
+from tetherd.wire.chunks import Source
+from tetherd.wire.messages import Message, Request
+
+
+class Fetch(Message):
+    """A version to fetch, and the managers to fetch it from: those who hold it, and those who fetch it too."""
+
+    version: Digest
+    sources: list[Source]
+
+
+class Orders(Message):
+    """What a manager is to fetch now; what it does not hold by its next report is ordered again."""
+
+    fetch: list[Fetch]
+
+
+class ReportHoldings(Request[Orders]):
+    """A manager that follows says what it holds: on every change, and as a heartbeat.
+
+    ``address`` is where it serves blobs, ``name`` what people call it. Which node it is its certificate says.
+    """
+
+    METHOD = "holdings.report"
+    REPLY = Orders
+    ROLES = frozenset({"manager"})
+    REPEATABLE = True
+    name: str
+    address: str
+    held: list[Digest]
+    fetching: tuple[Digest, ...] = ()
+
+
+class HolderState(Message):
+    """One manager: whether it is heard of, and the versions that it holds, of those that were asked about."""
+
+    node: str
+    name: str
+    address: str
+    alive: bool
+    primary: bool
+    held: list[Digest]
+
+
+class Holdings(Message):
+    """Who holds what. ``wanted``: how many copies of a version there are to be, with the managers there are."""
+
+    wanted: int
+    holders: list[HolderState]
+
+
+class GetHoldings(Request[Holdings]):
+    """Ask who holds these versions; none named = every version."""
+
+    METHOD = "holdings.get"
+    REPLY = Holdings
+    ROLES = frozenset(ROLES)
+    REPEATABLE = True
+    versions: tuple[Digest, ...] = ()
