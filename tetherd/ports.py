@@ -5,11 +5,13 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
+from tetherd.discovery.diagnosis import Vitals
 from tetherd.discovery.hints import Drop, Hint, Source
 from tetherd.discovery.racing import Attempt, Outcome
 from tetherd.policy.membership import Standing
 from tetherd.types import Buffer, Digest, RoleName, Seconds, Signature, Tensor
 from tetherd.wire.assignments import Assignment, Event
+from tetherd.wire.chunks import Blob, Source
 from tetherd.wire.manifest import Config
 from tetherd.wire.messages import Alias, BlobState, Catalog, FileEntry, Request, Version
 from tetherd.wire.relay import Way
@@ -101,6 +103,14 @@ class Prober(Protocol):
         ...
 
 
+class Host(Protocol):
+    """Measures the host that this daemon runs on."""
+
+    def measure(self) -> Vitals:
+        """Return how much of what it needs there is left. Blocks for a moment; never raises."""
+        ...
+
+
 class Engine(Protocol):
     """One loaded model version. ``execute`` is for one thread at a time, ``watch`` may be called from another."""
 
@@ -159,6 +169,37 @@ class Blobs(Protocol):
 
     def expire(self, kept: Collection[Digest], before: Seconds) -> None:
         """Remove what was last written ``before`` (seconds since the epoch) and is neither ``kept`` nor held."""
+        ...
+
+
+class Fetcher(Protocol):
+    """Brings blobs from managers of other hosts into this host's store. Blocking; for one thread at a time."""
+
+    def document(self, digest: Digest, limit: int, sources: Sequence[Source]) -> bytes:
+        """Return a blob of at most ``limit`` bytes, stored durably. Raises Unavailable, StorageFull, StorageFailed."""
+        ...
+
+    def fetch(self, blob: Blob, sources: Sequence[Source]) -> None:
+        """Store a blob durably, going on from what an earlier attempt brought.
+
+        Raises Unavailable, DigestMismatch, StorageFull, StorageFailed.
+        """
+        ...
+
+    def close(self) -> None:
+        """End what is under way, from any thread; nothing is fetched from here on."""
+        ...
+
+
+class CatalogCopy(Protocol):
+    """The catalog of another manager, kept here so that it can be read while that manager is away. Blocking."""
+
+    def load(self) -> Catalog | None:
+        """Return what was saved last; None where nothing was, or it is damaged: it will be sent again."""
+        ...
+
+    def save(self, catalog: Catalog) -> None:
+        """Keep a catalog; durable when this returns. Raises StorageFull, StorageFailed."""
         ...
 
 

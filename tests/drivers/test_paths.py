@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from certificates import Network, home, named
 
+from tetherd.discovery.addresses import MAX_DIALS
 from tetherd.discovery.racing import Attempt, Missed, Reached
 from tetherd.drivers.clock import SystemClock
 from tetherd.drivers.mutual import dialling, listening
@@ -77,7 +78,11 @@ def descriptors() -> int:
 
 
 async def missed(prober: TlsProber, address: str, expected: str = "") -> Missed:
-    result = await prober.probe(Attempt(address, "lan"), expected)
+    return await missed_by(prober, Attempt(address, "lan"), expected)
+
+
+async def missed_by(prober: TlsProber, attempt: Attempt, expected: str = "") -> Missed:
+    result = await prober.probe(attempt, expected)
     assert isinstance(result, Missed)
     assert result.detail
     return result
@@ -222,3 +227,10 @@ async def test_probes_leave_nothing_open(prober: TlsProber) -> None:
     async with asyncio.timeout(5):
         while descriptors() > before + 2:  # noqa: ASYNC110  # descriptors make no events
             await asyncio.sleep(0.01)
+
+
+async def test_unproven_addresses_are_tried_a_few_times_a_minute(prober: TlsProber) -> None:
+    attempt = Attempt("127.0.0.1:1", "lan", free=False)
+    reasons = [(await missed_by(prober, attempt)).reason for _ in range(MAX_DIALS + 5)]
+    assert reasons == ["unreachable"] * MAX_DIALS + ["full"] * 5
+    assert (await missed_by(prober, Attempt("127.0.0.1:1", "lan"))).reason == "unreachable"

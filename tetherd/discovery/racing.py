@@ -93,6 +93,11 @@ def rank(path: str) -> int:
     return _RANKS[path.partition(":")[0]]
 
 
+def is_relayed(path: str) -> bool:
+    """Return whether a path leads through a relay."""
+    return rank(path) == _RANKS["relay"]
+
+
 def path_of(address: Address, *, lan: bool) -> str:
     """Return the path that a dial of ``address`` makes. ``lan``: it was heard by multicast, so it is near."""
     try:
@@ -120,7 +125,7 @@ def order(candidates: Iterable[Candidate], *, ipc: str = "", relays: Sequence[Re
 
 def reprobe_after(path: str, random: float) -> Seconds | None:
     """Return when to look for a better path than ``path``; None if it is direct. ``random``: 0 to 1."""
-    return REPROBE * (1 + JITTER * (2 * random - 1)) if rank(path) == _RANKS["relay"] else None
+    return REPROBE * (1 + JITTER * (2 * random - 1)) if is_relayed(path) else None
 
 
 def is_better(new: str, path: str) -> bool:

@@ -6,9 +6,9 @@ import ssl
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
-from tetherd.discovery.addresses import parse
+from tetherd.discovery.addresses import DIAL_WINDOW, MAX_DIALS, DialBudget, parse
 from tetherd.discovery.hints import Reason
-from tetherd.discovery.racing import Attempt, Missed, Outcome, Race, Reached
+from tetherd.discovery.racing import Attempt, Missed, Outcome, Race, Reached, is_relayed
 from tetherd.drivers.mutual import peer
 from tetherd.errors import InvalidInput, PermissionDenied
 from tetherd.ports import Clock
@@ -26,13 +26,15 @@ _STRANGERS: Final = frozenset({18, 19, 20, 21})
 class TlsProber:
     """Implements ports.Prober. ``context`` is that of a client which shows this node's certificate (mutual.dialling).
 
-    That a server took *our* certificate, a handshake of TLS 1.3 does not show: the connection that follows does.
+    Dials of addresses that nobody proved are counted, all races together, and refused beyond the budget. That a server
+    took *our* certificate, a handshake of TLS 1.3 does not show: the connection that follows does.
     """
 
     def __init__(self, context: ssl.SSLContext, clock: Clock, timeout: Seconds = TIMEOUT) -> None:
         self._context = context
         self._clock = clock
         self._timeout = timeout
+        self._budget = DialBudget()
 
     def renew(self, context: ssl.SSLContext) -> None:
         """Show another certificate from now on."""
@@ -59,6 +61,11 @@ class TlsProber:
 
     async def probe(self, attempt: Attempt, node: str = "") -> Reached | Missed:
         """Try one address once. Never raises."""
+        if not attempt.free and not self._budget.take(self._clock.monotonic()):
+            why = (
+                f"more than {MAX_DIALS} addresses that nobody proved were tried in {DIAL_WINDOW:g} s: it is tried later"
+            )
+            return Missed(attempt.address, attempt.path, "full", why)
         try:
             async with asyncio.timeout(self._timeout):
                 return await self._probe(attempt, node)
@@ -81,6 +88,7 @@ class TlsProber:
             return await self._local(attempt, node)
         connection = await _connect(attempt.address)
         rtt = self._clock.monotonic() - began  # a TCP handshake is one round trip
+        began += rtt
         try:
             found = await self._shake_hands(connection)
         except (ConnectionError, asyncio.IncompleteReadError):
@@ -88,6 +96,8 @@ class TlsProber:
         if node and found != node:
             why = f"the key of another node is shown there: {found[:16]}"
             return Missed(attempt.address, attempt.path, "certificate", why, found)
+        if is_relayed(attempt.path):
+            rtt = self._clock.monotonic() - began  # so is one of TLS 1.3, and the relay's way in is on this host
         return Reached(attempt.address, attempt.path, rtt, found)
 
     async def _local(self, attempt: Attempt, node: str) -> Reached:

@@ -1,0 +1,71 @@
+"""Measures this host for its diagnosis: disk, file descriptors, the kernel's clock, the node's own certificate."""
+
+import ctypes
+import resource
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from cryptography import x509
+
+from tetherd.discovery.diagnosis import Vitals
+from tetherd.ports import Clock
+from tetherd.types import Credentials, Seconds
+
+_DESCRIPTORS: Final = Path("/dev/fd")
+_TIMEX_BYTES: Final = 208 + 64
+_ERROR: Final = 5
+"""What the kernel answers while nothing keeps its clock right."""
+
+
+class HostVitals:
+    """``credentials`` gives the node's own while it is in a network."""
+
+    def __init__(self, state_dir: Path, credentials: Callable[[], Credentials | None], clock: Clock) -> None:
+        self._state_dir = state_dir
+        self._credentials = credentials
+        self._clock = clock
+
+    def measure(self) -> Vitals:
+        """Return the measurements. Blocks for a moment; never raises."""
+        disk_total, disk_free = _disk(self._state_dir)
+        return Vitals(
+            disk_free=disk_free,
+            disk_total=disk_total,
+            files_open=_open_files(),
+            files_limit=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+            certificate=self._certificate(),
+            synchronised=_synchronised(),
+        )
+
+    def _certificate(self) -> Seconds | None:
+        credentials = self._credentials()
+        if credentials is None:
+            return None
+        leaf = x509.load_pem_x509_certificate(credentials.chain_pem.encode())
+        return leaf.not_valid_after_utc.timestamp() - self._clock.wall()
+
+
+def _disk(directory: Path) -> tuple[int, int]:
+    try:
+        found = shutil.disk_usage(directory)
+    except OSError:
+        return 0, 0
+    return found.total, found.free
+
+
+def _open_files() -> int:
+    try:
+        return len(list(_DESCRIPTORS.iterdir()))
+    except OSError:
+        return 0
+
+
+def _synchronised() -> bool | None:
+    """Ask the kernel with adjtimex(2), changing nothing; None where it has no such call."""
+    try:
+        answer: int = ctypes.CDLL(None).adjtimex(ctypes.create_string_buffer(_TIMEX_BYTES))
+    except (AttributeError, OSError):
+        return None
+    return None if answer < 0 else answer != _ERROR

@@ -1,0 +1,170 @@
+"""What a daemon says about its host and its network when something does not work: netcheck, ping and doctor.
+
+Changes nothing. A host in no network is examined too, as far as that goes.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+
+from tetherd.discovery import diagnosis
+from tetherd.discovery.claims import Seen
+from tetherd.discovery.diagnosis import Check, Counts
+from tetherd.discovery.hints import Drop
+from tetherd.discovery.peers import Peer
+from tetherd.discovery.racing import Missed, Reached
+from tetherd.errors import NotInNetwork
+from tetherd.ports import Clock, Host
+from tetherd.roles.gateway.exchange import Answer, Exchange, document
+from tetherd.roles.gateway.routing import Route
+from tetherd.roles.peering import Peering, Pinged
+from tetherd.types import Seconds
+
+MAX_ASKED: Final = 32
+"""Nodes that are asked for their time; more would say no more."""
+
+
+class Diagnosis:
+    """The routes. ``peering`` is None on a host that is in no network.
+
+    ``multicast`` and ``datagrams`` give the counts of mDNS and of the DHT, None where they are switched off.
+    """
+
+    def __init__(
+        self,
+        *,
+        peering: Peering | None,
+        host: Host,
+        clock: Clock,
+        multicast: Callable[[], Counts | None],
+        datagrams: Callable[[], Counts | None],
+    ) -> None:
+        self._peering = peering
+        self._host = host
+        self._clock = clock
+        self._multicast = multicast
+        self._datagrams = datagrams
+
+    def routes(self) -> list[Route]:
+        """Return the paths."""
+        return [
+            Route("GET", "/api/v1/netcheck", self._netcheck, "How this host finds others, and what was dropped why"),
+            Route(
+                "GET", "/api/v1/ping/{node}", self._ping, "Whether a node answers, and where", errors=(400, 404, 409)
+            ),
+            Route("GET", "/api/v1/doctor", self._doctor, "What is wrong with this host and its network"),
+        ]
+
+    async def _netcheck(self, _: Exchange) -> Answer:
+        now, table = self._clock.monotonic(), self._peering.table if self._peering else None
+        return document(
+            {
+                "in_network": table is not None,
+                "mechanisms": [_check(check) for check in self._sources()],
+                "peers": [_peer(peer, now) for peer in table.peers()] if table else [],
+                "seeds": [_address(seen, now) for seen in table.seeds()] if table else [],
+                "dropped": [_drop(drop, now) for drop in table.drops()] if table else [],
+            }
+        )
+
+    async def _ping(self, exchange: Exchange) -> Answer:
+        if self._peering is None:
+            raise NotInNetwork("this host is in no network", fix="tetherctl cluster init, or cluster join < token.txt")
+        peer = self._peering.find(exchange.params["node"])
+        return document(_pinged(await self._peering.ping(peer.node), self._clock.monotonic()))
+
+    async def _doctor(self, _: Exchange) -> Answer:
+        vitals = await asyncio.to_thread(self._host.measure)
+        peers = self._peering.table.peers() if self._peering else []
+        member = self._peering is not None
+        checks = [
+            *self._sources(),
+            diagnosis.tcp(peers, member=member),
+            diagnosis.tls(vitals, peers, member=member),
+            diagnosis.clock(vitals, await self._skews(peers)),
+            diagnosis.disk(vitals),
+            diagnosis.files(vitals),
+        ]
+        failed = any(check.state == "fail" for check in checks)
+        return document({"healthy": not failed, "checks": [_check(check) for check in checks]})
+
+    def _sources(self) -> list[Check]:
+        member = self._peering is not None
+        table = self._peering.table if self._peering else None
+        seeds, peers = (table.seeds(), table.peers()) if table else ((), [])
+        return [
+            diagnosis.seeds(seeds, peers, member=member),
+            diagnosis.multicast(self._multicast(), member=member),
+            diagnosis.udp(self._datagrams(), member=member),
+        ]
+
+    async def _skews(self, peers: list[Peer]) -> list[tuple[str, Seconds]]:
+        """Ask connected nodes for their time."""
+        if self._peering is None:
+            return []
+        asked = [peer for peer in peers if peer.path][:MAX_ASKED]
+        answers = await asyncio.gather(*(self._peering.ask(peer.node) for peer in asked))
+        return [(one.peer.name or one.peer.node[:16], one.skew) for one in answers if one.skew is not None]
+
+
+def _check(check: Check) -> dict[str, Any]:
+    found: dict[str, Any] = msgspec.to_builtins(check)
+    return found
+
+
+def _peer(peer: Peer, now: Seconds) -> dict[str, Any]:
+    return {
+        "node": peer.node,
+        "name": peer.name,
+        "roles": peer.roles,
+        "member": peer.member,
+        "revoked": peer.revoked,
+        "path": peer.path,
+        "rtt_ms": _ms(peer.rtt) if peer.path else None,
+        "sources": peer.sources,
+        "heard_ms_ago": None if peer.heard is None else _ms(now - peer.heard),
+        "conflict": peer.conflict,
+        "ports": peer.ports,
+        "addresses": [_address(seen, now) for seen in peer.addresses],
+        "dropped": [_drop(drop, now) for drop in peer.drops],
+    }
+
+
+def _address(seen: Seen, now: Seconds) -> dict[str, Any]:
+    found: dict[str, Any] = msgspec.to_builtins(seen)
+    found["heard_ms_ago"] = _ms(now - found.pop("heard"))
+    return found
+
+
+def _drop(drop: Drop, now: Seconds) -> dict[str, Any]:
+    found: dict[str, Any] = msgspec.to_builtins(drop)
+    found["last_ms_ago"] = _ms(now - found.pop("last"))
+    return found
+
+
+def _pinged(pinged: Pinged, now: Seconds) -> dict[str, Any]:
+    return {
+        **_peer(pinged.peer, now),
+        "answers": pinged.rtt is not None or pinged.best is not None,
+        "round_trip_ms": None if pinged.rtt is None else _ms(pinged.rtt),
+        "clock_ahead_ms": None if pinged.skew is None else _ms(pinged.skew),
+        "version": pinged.version,
+        "failure": pinged.failure,
+        "best": _reached(pinged.best) if pinged.best else None,
+        "missed": [_missed(missed) for missed in pinged.missed],
+    }
+
+
+def _reached(reached: Reached) -> dict[str, Any]:
+    return {"address": reached.address, "path": reached.path, "rtt_ms": _ms(reached.rtt)}
+
+
+def _missed(missed: Missed) -> dict[str, Any]:
+    found: dict[str, Any] = msgspec.to_builtins(missed)
+    return found
+
+
+def _ms(seconds: Seconds) -> float:
+    return round(seconds * 1000, 3)
