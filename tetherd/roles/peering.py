@@ -227,9 +227,9 @@ class Peering:
         outcome = await self._prober.race(attempts, node)
         now = self._clock.monotonic()
         for missed in outcome.missed:
+            self.table.failed(Drop(missed.reason, missed.detail, node, missed.address, last=now))
             if missed.found and not is_relayed(missed.path):
                 self.table.proved(missed.found, missed.address, now)
-            self.table.failed(Drop(missed.reason, missed.detail, node, missed.address, last=now))
         if outcome.best and not is_relayed(outcome.best.path):
             self.table.proved(outcome.best.node, outcome.best.address, now)
             if not node:
