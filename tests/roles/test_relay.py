@@ -117,6 +117,15 @@ async def test_nobody_wants_a_node_is_an_answer_too() -> None:
 
 
 @simulated
+async def test_a_node_that_asks_first_is_answered_at_once_and_reachable() -> None:
+    async with world() as here:
+        began = LoopClock().monotonic()
+        assert await here.relay.routes()[AwaitRelay](AwaitRelay(first=True), context(TARGET)) == Summoned(PORT, [])
+        assert LoopClock().monotonic() - began < 0.01
+        await here.open()
+
+
+@simulated
 async def test_a_session_that_is_opened_between_two_waits_is_told_to_the_next() -> None:
     async with world() as here:
         await here.wait()

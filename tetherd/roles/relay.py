@@ -50,9 +50,9 @@ class Relay:
                 await asyncio.sleep(SWEEP)
                 self._sweep()
 
-    async def _await(self, _: AwaitRelay, context: Context) -> Summoned:
+    async def _await(self, request: AwaitRelay, context: Context) -> Summoned:
         node = self._caller(context)
-        until = min(context.deadline, self._clock.monotonic() + PARK)
+        until = min(context.deadline, self._clock.monotonic() + (0.0 if request.first else PARK))
         self._relaying.arrive(node)
         rested = None
         try:

@@ -57,7 +57,7 @@ class RelayedNode:
             while True:
                 try:
                     deadline = self._clock.monotonic() + PATIENCE
-                    summoned = await self._via.caller.call(AwaitRelay(), deadline=deadline)
+                    summoned = await self._via.caller.call(AwaitRelay(not self.reachable), deadline=deadline)
                 except TetherError as error:
                     self._tell(False, error.message)
                     await asyncio.sleep(AGAIN)

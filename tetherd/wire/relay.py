@@ -34,8 +34,8 @@ class Admission(Message):
 class OpenRelay(Request[Admission]):
     """Ask a relay for one connection to a service of ``target``, a node id.
 
-    Raises PermissionDenied where either node is no member, Unavailable where the target does not wait at this relay or a
-    limit is reached.
+    Raises PermissionDenied where either node is no member, Unavailable where the target does not wait at this relay or
+    a limit is reached.
     """
 
     METHOD = "relay.open"
@@ -60,11 +60,15 @@ class Summoned(Message):
 
 
 class AwaitRelay(Request[Summoned]):
-    """Wait at a relay for those who want this node; parked until there are some. Asking makes the node reachable."""
+    """Wait at a relay for those who want this node; parked until there are some. Asking makes the node reachable.
+
+    ``first``: answer at once, so that the node knows that it is taken in.
+    """
 
     METHOD = "relay.await"
     REPLY = Summoned
     ROLES = frozenset({"orchestrator", "manager", "gateway"})
+    first: bool = False
 
 
 class Way(msgspec.Struct, frozen=True):
