@@ -19,12 +19,12 @@ _tetherctl() {
             continue
         fi
         case $word in
-        --endpoint|-o|--output|--color|--timeout|--progress|-i|--input|--concurrency|--deadline|--name|--alias|-d|--directory|--to) skip=1 ;;
+        --endpoint|-o|--output|--color|--timeout|--progress|-i|--input|--concurrency|--deadline|--name|--alias|-d|--directory|--to|--role|--ttl|--token-file) skip=1 ;;
         -*) ;;
         *)
             case $path in
             "") path=$word ;;
-            models|config) path="$path $word" ;;
+            models|cluster|nodes|config) path="$path $word" ;;
             esac
             ;;
         esac
@@ -33,7 +33,7 @@ _tetherctl() {
         -o|--output) _tetherctl_words "table json ndjson name"; return ;;
         --color) _tetherctl_words "auto always never"; return ;;
         --progress) _tetherctl_words "auto bar plain json none"; return ;;
-        -i|--input|-d|--directory) compopt -o default; return ;;
+        -i|--input|-d|--directory|--token-file) compopt -o default; return ;;
     esac
     [[ $skip ]] && return
     if [[ $cur == -* ]]; then
@@ -49,6 +49,17 @@ _tetherctl() {
             "models load") words="-h --help" ;;
             "models unload") words="-h --help" ;;
             "models rm") words="-y --yes -h --help" ;;
+            "cluster init") words="--name -h --help" ;;
+            "cluster token") words="--role --ttl --name -h --help" ;;
+            "cluster join") words="--token-file -h --help" ;;
+            "cluster members") words="-h --help" ;;
+            "cluster leave") words="--force -y --yes -h --help" ;;
+            "cluster ca") words="-h --help" ;;
+            "nodes ls") words="-h --help" ;;
+            "nodes show") words="-h --help" ;;
+            "nodes label") words="-h --help" ;;
+            "nodes revoke") words="-y --yes -h --help" ;;
+            "nodes forget") words="-y --yes -h --help" ;;
             "status") words="-h --help" ;;
             "config show") words="-h --help" ;;
             "config path") words="-h --help" ;;
@@ -61,8 +72,10 @@ _tetherctl() {
         return
     fi
     case $path in
-        "") words="infer models status config version completion help" ;;
+        "") words="infer models cluster nodes status config version completion help" ;;
         models) words="ls show push pull versions promote rollback load unload rm" ;;
+        cluster) words="init token join members leave ca" ;;
+        nodes) words="ls show label revoke forget" ;;
         config) words="show path validate" ;;
         "infer") _tetherctl_models; return ;;
         "models ls") words="" ;;
@@ -75,13 +88,24 @@ _tetherctl() {
         "models load") _tetherctl_models; return ;;
         "models unload") _tetherctl_models; return ;;
         "models rm") _tetherctl_models; return ;;
+        "cluster init") words="" ;;
+        "cluster token") words="" ;;
+        "cluster join") words="" ;;
+        "cluster members") words="" ;;
+        "cluster leave") words="" ;;
+        "cluster ca") words="" ;;
+        "nodes ls") words="" ;;
+        "nodes show") words="" ;;
+        "nodes label") words="" ;;
+        "nodes revoke") words="" ;;
+        "nodes forget") words="" ;;
         "status") words="" ;;
         "config show") words="" ;;
         "config path") words="" ;;
         "config validate") compopt -o default; return ;;
         "version") words="" ;;
         "completion") words="bash zsh fish" ;;
-        "help") words="environment exit-codes output errors globals quickstart infer models status config version completion help" ;;
+        "help") words="environment exit-codes output errors globals quickstart infer models cluster nodes status config version completion help" ;;
     esac
     _tetherctl_words "$words"
 }

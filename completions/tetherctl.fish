@@ -10,11 +10,11 @@ function __tetherctl_path
             continue
         end
         switch $word
-            case --endpoint -o --output --color --timeout --progress -i --input --concurrency --deadline --name --alias -d --directory --to
+            case --endpoint -o --output --color --timeout --progress -i --input --concurrency --deadline --name --alias -d --directory --to --role --ttl --token-file
                 set skip 1
             case '-*'
             case '*'
-                if test (count $path) -eq 0; or contains -- "$path" models config
+                if test (count $path) -eq 0; or contains -- "$path" models cluster nodes config
                     set -a path $word
                 end
         end
@@ -29,6 +29,8 @@ end
 complete -c tetherctl -f
 complete -c tetherctl -n '__tetherctl_at' -a infer -d 'Run a model on JSON from stdin or a file.'
 complete -c tetherctl -n '__tetherctl_at' -a models -d 'Push, list and steer models.'
+complete -c tetherctl -n '__tetherctl_at' -a cluster -d 'Found a network of hosts, let hosts in, join one.'
+complete -c tetherctl -n '__tetherctl_at' -a nodes -d 'Look at the nodes of the network and send them away.'
 complete -c tetherctl -n '__tetherctl_at' -a status -d 'Show whether inference can be served, and by whom.'
 complete -c tetherctl -n '__tetherctl_at' -a config -d 'Look at the configuration in effect.'
 complete -c tetherctl -n '__tetherctl_at' -a version -d 'Print the versions of this tool and of the daemon.'
@@ -44,6 +46,17 @@ complete -c tetherctl -n '__tetherctl_at models' -a rollback -d 'Point an alias 
 complete -c tetherctl -n '__tetherctl_at models' -a load -d 'Load a version now and keep it loaded.'
 complete -c tetherctl -n '__tetherctl_at models' -a unload -d 'Stop a model with all its versions and refuse work for it.'
 complete -c tetherctl -n '__tetherctl_at models' -a rm -d 'Remove a model or one version of it.'
+complete -c tetherctl -n '__tetherctl_at cluster' -a init -d 'Found a network with this host as its first node.'
+complete -c tetherctl -n '__tetherctl_at cluster' -a token -d 'Make a token with which one host can join.'
+complete -c tetherctl -n '__tetherctl_at cluster' -a join -d 'Join a network with a token.'
+complete -c tetherctl -n '__tetherctl_at cluster' -a members -d 'List the members of the network.'
+complete -c tetherctl -n '__tetherctl_at cluster' -a leave -d 'Leave the network.'
+complete -c tetherctl -n '__tetherctl_at cluster' -a ca -d 'Show the keys that the network trusts.'
+complete -c tetherctl -n '__tetherctl_at nodes' -a ls -d 'List the nodes of the network.'
+complete -c tetherctl -n '__tetherctl_at nodes' -a show -d 'Show one node.'
+complete -c tetherctl -n '__tetherctl_at nodes' -a label -d 'Set labels of a node, or remove them.'
+complete -c tetherctl -n '__tetherctl_at nodes' -a revoke -d 'Send a node away.'
+complete -c tetherctl -n '__tetherctl_at nodes' -a forget -d 'Strike a node off the list.'
 complete -c tetherctl -n '__tetherctl_at config' -a show -d 'Print effective settings and where each comes from.'
 complete -c tetherctl -n '__tetherctl_at config' -a path -d 'Print every file and directory in use.'
 complete -c tetherctl -n '__tetherctl_at config' -a validate -d 'Check configuration files without using them.'
@@ -80,6 +93,26 @@ complete -c tetherctl -n '__tetherctl_at models unload' -s h -l help -d 'Explain
 complete -c tetherctl -n '__tetherctl_at models rm' -a '(tetherctl __complete models (commandline -ct) 2>/dev/null)'
 complete -c tetherctl -n '__tetherctl_at models rm' -s y -l yes -d 'Do not ask.'
 complete -c tetherctl -n '__tetherctl_at models rm' -s h -l help -d 'Explain the command.'
+complete -c tetherctl -n '__tetherctl_at cluster init' -l name -x -d 'What the network is called. Default: home.'
+complete -c tetherctl -n '__tetherctl_at cluster init' -s h -l help -d 'Explain the command.'
+complete -c tetherctl -n '__tetherctl_at cluster token' -l role -x -d 'What the host will do; repeat it.'
+complete -c tetherctl -n '__tetherctl_at cluster token' -l ttl -x -d 'How long the token is good, at most 24h. Default: 10m.'
+complete -c tetherctl -n '__tetherctl_at cluster token' -l name -x -d 'What the host will be called.'
+complete -c tetherctl -n '__tetherctl_at cluster token' -s h -l help -d 'Explain the command.'
+complete -c tetherctl -n '__tetherctl_at cluster join' -l token-file -r -F -d 'Where the token is; - is standard input.'
+complete -c tetherctl -n '__tetherctl_at cluster join' -s h -l help -d 'Explain the command.'
+complete -c tetherctl -n '__tetherctl_at cluster members' -s h -l help -d 'Explain the command.'
+complete -c tetherctl -n '__tetherctl_at cluster leave' -l force -d 'Also when the network cannot be told, or ends with it.'
+complete -c tetherctl -n '__tetherctl_at cluster leave' -s y -l yes -d 'Do not ask.'
+complete -c tetherctl -n '__tetherctl_at cluster leave' -s h -l help -d 'Explain the command.'
+complete -c tetherctl -n '__tetherctl_at cluster ca' -s h -l help -d 'Explain the command.'
+complete -c tetherctl -n '__tetherctl_at nodes ls' -s h -l help -d 'Explain the command.'
+complete -c tetherctl -n '__tetherctl_at nodes show' -s h -l help -d 'Explain the command.'
+complete -c tetherctl -n '__tetherctl_at nodes label' -s h -l help -d 'Explain the command.'
+complete -c tetherctl -n '__tetherctl_at nodes revoke' -s y -l yes -d 'Do not ask.'
+complete -c tetherctl -n '__tetherctl_at nodes revoke' -s h -l help -d 'Explain the command.'
+complete -c tetherctl -n '__tetherctl_at nodes forget' -s y -l yes -d 'Do not ask.'
+complete -c tetherctl -n '__tetherctl_at nodes forget' -s h -l help -d 'Explain the command.'
 complete -c tetherctl -n '__tetherctl_at status' -s h -l help -d 'Explain the command.'
 complete -c tetherctl -n '__tetherctl_at config show' -s h -l help -d 'Explain the command.'
 complete -c tetherctl -n '__tetherctl_at config path' -s h -l help -d 'Explain the command.'
@@ -88,7 +121,7 @@ complete -c tetherctl -n '__tetherctl_at config validate' -s h -l help -d 'Expla
 complete -c tetherctl -n '__tetherctl_at version' -s h -l help -d 'Explain the command.'
 complete -c tetherctl -n '__tetherctl_at completion' -a 'bash zsh fish'
 complete -c tetherctl -n '__tetherctl_at completion' -s h -l help -d 'Explain the command.'
-complete -c tetherctl -n '__tetherctl_at help' -a 'environment exit-codes output errors globals quickstart infer models status config version completion help'
+complete -c tetherctl -n '__tetherctl_at help' -a 'environment exit-codes output errors globals quickstart infer models cluster nodes status config version completion help'
 complete -c tetherctl -n '__tetherctl_at help' -s h -l help -d 'Explain the command.'
 complete -c tetherctl -l endpoint -x -d 'Where tetherd answers: unix:///path or http://host:port.'
 complete -c tetherctl -s o -l output -x -a 'table json ndjson name' -d 'Form of the output; --json is -o json.'

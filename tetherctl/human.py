@@ -8,7 +8,7 @@ from tetherctl.errors import Usage
 
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ud800-\udfff\ufeff]")
 _DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)(ms|s|m|h|d)?")
-MOMENTS: Final = frozenset({"created", "since"})
+MOMENTS: Final = frozenset({"created", "since", "joined", "revoked", "issued", "expires"})
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _STEPS = (("d", 86400), ("h", 3600), ("m", 60), ("s", 1))
 
@@ -70,7 +70,7 @@ def rfc3339(moment: float) -> str:
 
 
 def stamped(value: Any) -> Any:
-    """Return a daemon's document with its moments (``created``, ``since``) as RFC 3339 instead of seconds."""
+    """Return a daemon's document with its MOMENTS as RFC 3339 instead of seconds."""
     if isinstance(value, list):
         return [stamped(item) for item in value]
     if not isinstance(value, dict):

@@ -16,6 +16,8 @@ class Entry(NamedTuple):
 
 GROUPS: Final = {
     "models": "Push, list and steer models.",
+    "cluster": "Found a network of hosts, let hosts in, join one.",
+    "nodes": "Look at the nodes of the network and send them away.",
     "config": "Look at the configuration in effect.",
 }
 
@@ -31,6 +33,17 @@ COMMANDS: Final = {
     "models load": Entry("models:load", "Load a version now and keep it loaded.", "Models"),
     "models unload": Entry("models:unload", "Stop a model with all its versions and refuse work for it.", "Models"),
     "models rm": Entry("models:rm", "Remove a model or one version of it.", "Models"),
+    "cluster init": Entry("cluster:init", "Found a network with this host as its first node.", "Fleet"),
+    "cluster token": Entry("cluster:token", "Make a token with which one host can join.", "Fleet"),
+    "cluster join": Entry("cluster:join", "Join a network with a token.", "Fleet"),
+    "cluster members": Entry("cluster:members", "List the members of the network.", "Fleet"),
+    "cluster leave": Entry("cluster:leave", "Leave the network.", "Fleet"),
+    "cluster ca": Entry("cluster:ca", "Show the keys that the network trusts.", "Fleet"),
+    "nodes ls": Entry("nodes:ls", "List the nodes of the network.", "Fleet"),
+    "nodes show": Entry("nodes:show", "Show one node.", "Fleet"),
+    "nodes label": Entry("nodes:label", "Set labels of a node, or remove them.", "Fleet"),
+    "nodes revoke": Entry("nodes:revoke", "Send a node away.", "Fleet"),
+    "nodes forget": Entry("nodes:forget", "Strike a node off the list.", "Fleet"),
     "status": Entry("status:status", "Show whether inference can be served, and by whom.", "Observe"),
     "config show": Entry("config:show", "Print effective settings and where each comes from.", "Configure"),
     "config path": Entry("config:path", "Print every file and directory in use.", "Configure"),

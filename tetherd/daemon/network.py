@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from functools import partial
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from tetherd.config.schema import Config
@@ -51,10 +50,7 @@ class Network:
         if DIALABLE.intersection(membership.roles):
             address = f"{TLS}{config.cluster.listen}"
             self.door = Door([address], credentials, Admission(membership.roles_of), clock)
-        for member in self._standing.roster.members:
-            if member.addresses and member.node != self._standing.node and not member.revoked:
-                caller = self._reach(member.node, member.addresses[0])
-                self.duties.append(partial(_follow, membership, member.node, caller))
+        self.duties.append(self._follow)
         membership.renewed = [self._renewed]
 
     def place(self, role: RoleName) -> Place | None:
@@ -65,7 +61,7 @@ class Network:
     def caller(self, role: RoleName) -> RemoteCaller | None:
         """Return the caller of another node's role."""
         place = self.place(role)
-        return None if place is None else self._callers[place.node]
+        return None if place is None else self._reach(place.node, place.address.removeprefix(TLS))
 
     def authority(self) -> RemoteCaller | None:
         """Return the caller of the node that lets hosts in: the first member of all."""
@@ -78,13 +74,33 @@ class Network:
             caller.close()
 
     def _reach(self, node: str, address: str) -> RemoteCaller:
-        self._callers[node] = RemoteCaller(
-            f"{TLS}{address}",
-            clock=self._clock,
-            max_message=self._config.rpc.max_message,
-            secret=Secret(self._standing.credentials, node),
-        )
-        return self._callers[node]
+        known = self._callers.get(node)
+        if known is not None and known.address != f"{TLS}{address}":
+            known.close()  # the node is elsewhere now
+            known = None
+        if known is None:
+            standing = self._membership.standing or self._standing
+            known = self._callers[node] = RemoteCaller(
+                f"{TLS}{address}",
+                clock=self._clock,
+                max_message=self._config.rpc.max_message,
+                secret=Secret(standing.credentials, node),
+            )
+        return known
+
+    async def _follow(self, ready: Callable[[], None]) -> None:
+        """Follow the roster of every node that can be dialled, of those that come later too."""
+        ready()
+        following: dict[tuple[str, str], asyncio.Task[None]] = {}
+        async with asyncio.TaskGroup() as group:
+            while (standing := self._membership.standing) is not None:
+                wanted = {(node, found[0]) for node, found in policy.dialable(standing.roster, standing.node).items()}
+                for gone in following.keys() - wanted:
+                    following.pop(gone).cancel()
+                for node, address in wanted - following.keys():
+                    work = self._membership.follow(node, self._reach(node, address))
+                    following[node, address] = group.create_task(work)
+                await self._membership.changes()
 
     def _renewed(self, credentials: Credentials) -> None:
         for caller in self._callers.values():
@@ -98,8 +114,3 @@ class Network:
         task = asyncio.create_task(self._membership.refresh())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-async def _follow(membership: Membership, node: str, caller: RemoteCaller, ready: Callable[[], None]) -> None:
-    ready()
-    await membership.follow(node, caller)

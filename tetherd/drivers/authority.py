@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from tetherd.drivers import certificates, directories, durable
 from tetherd.drivers.members import Invitation, MemberLedger
 from tetherd.errors import Forbidden, StorageFailed, WrongNetwork, WrongToken
+from tetherd.policy.membership import DIALABLE
 from tetherd.types import RoleName, Seconds, parse_host_name
 from tetherd.wire import enrolment, signing
 from tetherd.wire.enrolment import Admission, JoinRequest, RenewRequest
@@ -95,7 +96,7 @@ class NetworkAuthority:
                 node=signing.key_digest(key).hex(),
                 name=parse_host_name(request.name),
                 roles=(),
-                addresses=_addresses(request.addresses),
+                addresses=_addresses(request.addresses, invitation.roles),
             )
             self._ledger.admit(request.token, member, now)
             return self._admission(request.spki, now)
@@ -107,9 +108,9 @@ class NetworkAuthority:
         with self._lock:
             self._check_network(request.network)
             _check_signature(key, request.signature, enrolment.transcript("renew", leaf, b"", request.spki))
-            self._ledger.member(node)
+            member = self._ledger.member(node)
             _check_grace(self._ledger.expires(node), now)
-            self._ledger.change(node, now, addresses=_addresses(request.addresses))
+            self._ledger.change(node, now, addresses=_addresses(request.addresses, member.roles))
             return self._admission(request.spki, now)
 
     def enlist(self, spki: bytes, member: Member, now: Seconds) -> Admission:
@@ -234,8 +235,10 @@ def _check_grace(expired: Seconds, now: Seconds) -> None:
         )
 
 
-def _addresses(given: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(check_address(address) for address in given[:MAX_ADDRESSES])
+def _addresses(given: tuple[str, ...], roles: tuple[RoleName, ...]) -> tuple[str, ...]:
+    """Return where a node can be dialled; nowhere if it has no role that others call."""
+    checked = tuple(check_address(address) for address in given[:MAX_ADDRESSES])
+    return checked if DIALABLE.intersection(roles) else ()
 
 
 def end(directory: Path) -> None:

@@ -17,6 +17,9 @@ ALARM: Final[Seconds] = 12 * 3600.0
 SHORTEST: Final = 4
 """Digits of an id that name a node, if no other's begins with them."""
 
+CALLED: Final[tuple[RoleName, ...]] = ("orchestrator", "manager")
+"""Roles that others call."""
+
 DIALABLE: Final[frozenset[RoleName]] = frozenset({"orchestrator", "manager", "relay"})
 """Roles that others dial; a host without one listens for nobody."""
 
@@ -74,6 +77,19 @@ def hosts(roster: Roster, role: RoleName, me: str) -> list[Member]:
     """Return the other members with a role that say where they can be dialled, those that joined first before."""
     found = [each for each in roster.members if role in each.roles and each.addresses and not each.revoked]
     return sorted((each for each in found if each.node != me), key=lambda each: (each.joined, each.node))
+
+
+def dialable(roster: Roster, me: str) -> dict[str, tuple[str, ...]]:
+    """Return the other members that say where they can be dialled, and where."""
+    return {
+        each.node: each.addresses for each in roster.members if each.addresses and each.node != me and not each.revoked
+    }
+
+
+def anchors(standing: Standing, roles: Collection[RoleName]) -> list[tuple[str, tuple[str, ...]]]:
+    """Return what a host's composition rests on besides its own roles: the nodes whose roles it calls, and where."""
+    called = (hosts(standing.roster, role, standing.node) for role in CALLED if role not in roles)
+    return [(found[0].node, found[0].addresses[:1]) for found in called if found]
 
 
 def find(members: Iterable[Member], word: str) -> Member:

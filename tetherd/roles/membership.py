@@ -83,6 +83,10 @@ class Membership:
         while True:
             attempts = await self._tend(attempts)
 
+    async def changes(self) -> None:
+        """Wait for the next change of the standing."""
+        await self._changed.wait()
+
     async def follow(self, node: str, peer: Caller) -> None:
         """Take over every newer roster of a peer, until cancelled."""
         delay = BACKOFF[0]
@@ -176,7 +180,7 @@ class Membership:
 
     async def _take(self, deed: Callable[..., Standing | None], *arguments: Any, **values: Any) -> Standing:
         """Do something that changes the standing, and let everybody know."""
-        before, mine = self.standing, self.roles
+        before, rests_on = self.standing, self._foundations()
         after = await asyncio.to_thread(deed, *arguments, **values)
         assert after is not None
         if self.standing is not None and after.roster.epoch < self.standing.roster.epoch:
@@ -184,7 +188,7 @@ class Membership:
         self.standing = after
         self._changed.set()
         self._changed = asyncio.Event()
-        if before is None or self.roles != mine or _addresses(before) != _addresses(after):
+        if before is None or self._foundations() != rests_on:
             self._recompose()
         elif before.credentials != after.credentials:
             for tell in self.renewed:
@@ -192,6 +196,10 @@ class Membership:
         if before is not None and before.me is not None and after.me is None:
             _log.error("this node was revoked: it takes no part in the network any more")
         return after
+
+    def _foundations(self) -> Any:
+        """Return what the daemon's composition rests on."""
+        return self.standing and (self.roles, policy.anchors(self.standing, self.roles))
 
     def _require(self) -> Standing:
         if self.standing is None:
@@ -218,8 +226,3 @@ class Membership:
             _log.log(level, "this node's certificate was not renewed: %s", error.message, extra={"fix": error.fix})
         await asyncio.sleep(policy.retry(attempts, self._chance()))
         return attempts + 1
-
-
-def _addresses(standing: Standing) -> list[tuple[str, tuple[str, ...], tuple[RoleName, ...]]]:
-    """Return what the composition of a daemon depends on: who can be dialled where, for what."""
-    return [(each.node, each.addresses, each.roles) for each in standing.roster.members if each.addresses]

@@ -91,3 +91,13 @@ def key_digest(key: Any) -> bytes:
     digest = hashes.Hash(hashes.SHA256())
     digest.update(encoded)
     return digest.finalize()
+
+
+def facts(certificate: x509.Certificate) -> dict[str, Any]:
+    """Return what people compare: name, SHA-256 of the key, and when it is valid (seconds since the epoch)."""
+    return {
+        "name": certificate.subject.rfc4514_string().removeprefix("CN="),
+        "key": spki_digest(certificate).hex(),
+        "issued": certificate.not_valid_before_utc.timestamp(),
+        "expires": certificate.not_valid_after_utc.timestamp(),
+    }

@@ -15,7 +15,7 @@ from tetherd.roles.gateway.exchange import Answer, Exchange, document
 from tetherd.roles.gateway.routing import Handler, Route
 from tetherd.roles.membership import Membership
 from tetherd.types import RoleName, Seconds, parse_host_name
-from tetherd.wire import tokens
+from tetherd.wire import signing, tokens
 from tetherd.wire.roster import MAX_LABELS, Member
 
 TTL: Final[Seconds] = 600.0
@@ -66,6 +66,7 @@ class Cluster:
             ("POST", f"{_CLUSTER}/tokens", self._invite, "Make a join token"),
             ("POST", f"{_CLUSTER}/join", self._join, "Join a network"),
             ("POST", f"{_CLUSTER}/leave", self._leave, "Leave the network"),
+            ("GET", f"{_CLUSTER}/ca", self._authorities, "The keys that the network trusts"),
             ("GET", f"{_CLUSTER}/members", self._list, "The members of the network"),
             ("GET", _NODES, self._list, "The nodes of the network"),
             ("GET", f"{_NODES}/{{node}}", self._node, "One node"),
@@ -116,6 +117,21 @@ class Cluster:
         left = self._document()
         await self._membership.leave(self._authority(), force=asked.force)
         return document({"network": left["network"], "name": left["name"], "left": True})
+
+    async def _authorities(self, _: Exchange) -> Answer:
+        standing = self._standing()
+        roots = signing.certificates(standing.roster.roots)
+        leaf, issuing = signing.certificates([standing.credentials.chain_pem])[:2]
+        chain = [{"kind": "issuing", **signing.facts(issuing)}, {"kind": "this host", **signing.facts(leaf)}]
+        return document(
+            {
+                "network": standing.network,
+                "name": standing.roster.name,
+                "roots": [{"kind": "root", **signing.facts(root)} for root in roots],
+                "chain": chain,
+                "pem": standing.roster.roots,
+            }
+        )
 
     async def _list(self, _: Exchange) -> Answer:
         standing = self._standing()
@@ -187,7 +203,6 @@ class Cluster:
                 "expires": standing.expires,
                 "urgency": policy.urgency(standing.expires, self._clock.wall()),
             },
-            "roots": standing.roster.roots,
             "enrol": standing.enrol,
         }
 

@@ -1,6 +1,7 @@
 """What a daemon says about its host and its network when something does not work: netcheck, ping and doctor.
 
-Changes nothing. A host in no network is examined too, as far as that goes.
+Served on the control socket alone: it tells where all the nodes are. Changes nothing. A host in no network is examined
+too, as far as that goes.
 """
 
 import asyncio
@@ -22,6 +23,7 @@ from tetherd.roles.gateway.routing import Route
 from tetherd.roles.peering import Peering, Pinged
 from tetherd.types import Seconds
 
+_LOCAL: Final = "the network is examined"
 MAX_ASKED: Final = 32
 """Nodes that are asked for their time; more would say no more."""
 
@@ -50,14 +52,21 @@ class Diagnosis:
     def routes(self) -> list[Route]:
         """Return the paths."""
         return [
-            Route("GET", "/api/v1/netcheck", self._netcheck, "How this host finds others, and what was dropped why"),
+            Route(
+                "GET",
+                "/api/v1/netcheck",
+                self._netcheck,
+                "How this host finds others, and what was dropped why",
+                errors=(403,),
+            ),
             Route(
                 "GET", "/api/v1/ping/{node}", self._ping, "Whether a node answers, and where", errors=(400, 404, 409)
             ),
-            Route("GET", "/api/v1/doctor", self._doctor, "What is wrong with this host and its network"),
+            Route("GET", "/api/v1/doctor", self._doctor, "What is wrong with this host and its network", errors=(403,)),
         ]
 
-    async def _netcheck(self, _: Exchange) -> Answer:
+    async def _netcheck(self, exchange: Exchange) -> Answer:
+        exchange.check_local(_LOCAL)
         now, table = self._clock.monotonic(), self._peering.table if self._peering else None
         return document(
             {
@@ -70,12 +79,14 @@ class Diagnosis:
         )
 
     async def _ping(self, exchange: Exchange) -> Answer:
+        exchange.check_local(_LOCAL)
         if self._peering is None:
             raise NotInNetwork("this host is in no network", fix="tetherctl cluster init, or cluster join < token.txt")
         peer = self._peering.find(exchange.params["node"])
         return document(_pinged(await self._peering.ping(peer.node), self._clock.monotonic()))
 
-    async def _doctor(self, _: Exchange) -> Answer:
+    async def _doctor(self, exchange: Exchange) -> Answer:
+        exchange.check_local(_LOCAL)
         vitals = await asyncio.to_thread(self._host.measure)
         peers = self._peering.table.peers() if self._peering else []
         member = self._peering is not None

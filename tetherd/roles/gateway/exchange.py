@@ -7,7 +7,16 @@ from urllib.parse import parse_qsl
 import msgspec
 import orjson
 
-from tetherd.errors import Cancelled, InvalidInput, MethodNotAllowed, OffsetConflict, QueueFull, TetherError, TooLarge
+from tetherd.errors import (
+    Cancelled,
+    Forbidden,
+    InvalidInput,
+    MethodNotAllowed,
+    OffsetConflict,
+    QueueFull,
+    TetherError,
+    TooLarge,
+)
 from tetherd.wire import jsondata, problem
 
 Scope: TypeAlias = dict[str, Any]
@@ -37,6 +46,14 @@ class Exchange:
     def query(self) -> dict[str, str]:
         """Return the query parameters, the last of each name."""
         return dict(parse_qsl(self.scope["query_string"].decode("latin-1")))
+
+    def check_local(self, what: str) -> None:
+        """Raise Forbidden unless the request came over the control socket. ``what``: what is for that alone."""
+        if not self.scope.get("state", {}).get("control"):
+            raise Forbidden(
+                f"{what} on the control socket of each host only",
+                fix="run tetherctl on the host itself, without --endpoint",
+            )
 
     def header(self, name: bytes) -> str | None:
         """Return a header's value as text, or None."""

@@ -1,0 +1,156 @@
+"""Two hosts become one network: found, invite, join, serve over mutual TLS, send away, come back."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness import DIGITS, EXAMPLE, PATIENCE, Daemon, Host, free_port, is_right, new_host, until
+
+
+def member(host: Host, name: str, *roles: str) -> Daemon:
+    """Return a daemon of this name as on a host of its own, on loopback."""
+    ports = {key: f"127.0.0.1:{free_port()}" for key in ("listen", "enrol", "bulk", "udp")}
+    return host.daemon(*roles, name=name, cluster={**ports, "mdns": False, "dht": False}, worker={"spare": False})
+
+
+def ask(daemon: Daemon, path: str) -> Any:
+    return daemon.call("GET", f"/api/v1/{path}", control=True).ok()
+
+
+def workers(daemon: Daemon) -> set[str]:
+    return {worker["node"] for worker in ask(daemon, "status").get("workers", [])}
+
+
+class Pair:
+    """A founder without a worker, and a host whose worker joins it."""
+
+    def __init__(self, host: Host) -> None:
+        self.a = member(host, "a", "gateway", "orchestrator", "manager").start()
+        self.b = member(host, "b").start()
+        self.a.ctl("cluster", "init", "--name", "home")
+
+    def invite(self, *words: str) -> bytes:
+        return self.a.ctl("cluster", "token", "--role", "worker", *words).stdout
+
+    def join(self) -> None:
+        self.b.ctl("cluster", "join", stdin=self.invite())
+        self.wait_worker()
+
+    def wait_worker(self) -> None:
+        until(lambda: workers(self.a) == {"b"}, "the worker of b is known to a")
+
+    def infer(self) -> None:
+        assert is_right(self.a.infer("digits", EXAMPLE["inputs"]).ok()["outputs"])
+
+
+@pytest.fixture
+def pair(host: Host) -> Pair:
+    return Pair(host)
+
+
+@pytest.fixture(scope="module")
+def joined() -> Iterator[Pair]:
+    """A pair that joined and serves, which tests leave as they found it."""
+    with new_host() as host:
+        pair = Pair(host)
+        pair.join()
+        pair.a.ctl("models", "push", str(DIGITS))
+        pair.infer()
+        yield pair
+
+
+def test_a_worker_that_joined_serves_what_was_pushed_elsewhere(pair: Pair) -> None:
+    pair.a.ctl("models", "push", str(DIGITS))
+    assert pair.a.infer("digits", EXAMPLE["inputs"]).status == 503
+    pair.join()
+    pair.infer()
+    assert ask(pair.b, "status")["roles"] == ["worker"]
+    (runner,) = pair.a.runners("digits")
+    assert runner["runner"].startswith("b-")
+
+
+def test_both_come_back_after_they_were_killed(pair: Pair) -> None:
+    pair.a.ctl("models", "push", str(DIGITS))
+    pair.join()
+    for daemon in (pair.b, pair.a):
+        daemon.kill()
+        daemon.start()
+        pair.wait_worker()
+        until(lambda: pair.a.infer("digits", EXAMPLE["inputs"]).status == 200, "digits is served again")
+
+
+def test_what_both_know_of_the_network(joined: Pair) -> None:
+    on_a, on_b = (
+        json.loads(daemon.ctl("nodes", "ls", "-o", "json").stdout)["items"] for daemon in (joined.a, joined.b)
+    )
+    assert [(node["name"], node["roles"]) for node in on_a] == [(node["name"], node["roles"]) for node in on_b]
+    assert {node["name"]: node["state"] for node in on_a} == {"a": "this host", "b": "connected"}
+    assert {node["name"]: bool(node["addresses"]) for node in on_a} == {"a": True, "b": False}
+    ca = [json.loads(daemon.ctl("cluster", "ca", "show", "-o", "json").stdout) for daemon in (joined.a, joined.b)]
+    assert ca[0]["roots"] == ca[1]["roots"]
+
+
+def test_a_label_arrives_everywhere(joined: Pair) -> None:
+    joined.a.ctl("nodes", "label", "b", "rack=7", "gpu=none")
+    joined.a.ctl("nodes", "label", "b", "gpu-")
+    until(lambda: ask(joined.b, "nodes/b")["labels"] == {"rack": "7"}, "b knows its label")
+
+
+def test_what_is_refused_and_why(joined: Pair) -> None:
+    for daemon, words, code, says in (
+        (joined.a, ("cluster", "init"), 7, "is in the network home"),
+        (joined.b, ("cluster", "token"), 7, "does not hold the authority"),
+        (joined.a, ("cluster", "token", "--role", "king"), 2, "there is no role"),
+        (joined.a, ("cluster", "token", "--ttl", "2d"), 2, "24 hours"),
+        (joined.a, ("nodes", "show", "nobody"), 3, "no node"),
+        (joined.a, ("nodes", "revoke", "a", "-y"), 7, "itself"),
+        (joined.a, ("nodes", "forget", "b", "-y"), 7, "is connected"),
+        (joined.a, ("cluster", "leave", "-y"), 7, "authority"),
+        (joined.a, ("nodes", "label", "b", "x"), 2, "no label"),
+    ):
+        refused = daemon.ctl(*words, code=code)
+        assert says in refused.stderr.decode(), words
+        assert b"fix:" in refused.stderr
+    refused = joined.b.ctl("cluster", "join", stdin=joined.invite(), code=7)
+    assert "is in the network home" in refused.stderr.decode()
+    assert joined.b.ctl("cluster", "join", stdin=b"tthj1.abc", code=2)
+    assert joined.a.call("GET", "/api/v1/cluster").status == 403, "the network is nobody's business but the host's"
+
+
+def test_a_token_is_good_for_one_host(joined: Pair, host: Host) -> None:
+    token = joined.invite()
+    c, d = (member(host, name).start() for name in ("c", "d"))
+    c.ctl("cluster", "join", stdin=token)
+    refused = d.ctl("cluster", "join", stdin=token, code=7)
+    assert "another host" in refused.stderr.decode()
+    until(lambda: "c" in workers(joined.a), "the worker of c is known")
+    c.ctl("cluster", "leave", "-y")
+    until(lambda: workers(joined.a) == {"b"}, "only b's worker is left")
+    assert ask(c, "cluster")["member"] is False
+    assert ask(c, "status")["roles"] == ["gateway", "orchestrator", "worker", "manager"]
+    assert {node["name"] for node in ask(joined.a, "nodes")["nodes"]} == {"a", "b"}
+
+
+def test_a_node_that_was_revoked_is_gone_within_seconds(pair: Pair) -> None:
+    pair.join()
+    pair.a.ctl("nodes", "revoke", "b", "-y")
+    until(lambda: not workers(pair.a), "the worker of b is gone", patience=5)
+    until(lambda: not ask(pair.b, "cluster")["member"], "b knows", patience=5)
+    pair.b.kill()
+    pair.b.start()
+    assert not workers(pair.a)
+    pair.a.ctl("nodes", "forget", "b", "-y")
+    pair.b.ctl("cluster", "leave", "--force", "-y")
+    pair.join()
+
+
+def test_a_key_that_others_can_read_stops_the_daemon(pair: Pair, host: Host) -> None:
+    pair.join()
+    pair.b.stop()
+    key = Path(host.folder / "b" / "state" / "identity" / "key.pem")
+    key.chmod(0o644)
+    pair.b.start(wait=False)
+    assert pair.b.wait_end(PATIENCE) == 1
+    assert "other users can read it" in pair.b.logged()
