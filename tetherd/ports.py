@@ -11,7 +11,7 @@ from tetherd.discovery.racing import Attempt, Outcome
 from tetherd.policy.membership import Standing
 from tetherd.types import Buffer, Digest, RoleName, Seconds, Signature, Tensor
 from tetherd.wire.assignments import Assignment, Event
-from tetherd.wire.chunks import Blob, Source
+from tetherd.wire.chunks import Blob, BlobSource
 from tetherd.wire.manifest import Config
 from tetherd.wire.messages import Alias, BlobState, Catalog, FileEntry, Request, Version
 from tetherd.wire.relay import Way
@@ -175,11 +175,11 @@ class Blobs(Protocol):
 class Fetcher(Protocol):
     """Brings blobs from managers of other hosts into this host's store. Blocking; for one thread at a time."""
 
-    def document(self, digest: Digest, limit: int, sources: Sequence[Source]) -> bytes:
+    def document(self, digest: Digest, limit: int, sources: Sequence[BlobSource]) -> bytes:
         """Return a blob of at most ``limit`` bytes, stored durably. Raises Unavailable, StorageFull, StorageFailed."""
         ...
 
-    def fetch(self, blob: Blob, sources: Sequence[Source]) -> None:
+    def fetch(self, blob: Blob, sources: Sequence[BlobSource]) -> None:
         """Store a blob durably, going on from what an earlier attempt brought.
 
         Raises Unavailable, DigestMismatch, StorageFull, StorageFailed.

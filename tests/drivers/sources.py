@@ -18,7 +18,7 @@ from tetherd.drivers.mutual import listening
 from tetherd.errors import PermissionDenied
 from tetherd.testing import MemoryBlobs
 from tetherd.types import Credentials
-from tetherd.wire.chunks import CHUNK, Blob, Source, bits
+from tetherd.wire.chunks import CHUNK, Blob, BlobSource, bits
 from tetherd.wire.manifest import digest_of
 
 Answer = Callable[[ssl.SSLSocket, int, int], None]
@@ -82,7 +82,7 @@ class Hosts:
         drafts: Drafts | None = None,
         credentials: Credentials | None = None,
         limits: Limits | None = None,
-    ) -> Source:
+    ) -> BlobSource:
         mine = credentials or self.network.node()
         context = listening(mine)
         server = BulkServer(
@@ -94,17 +94,17 @@ class Hosts:
             limits=limits or Limits(),
         )
         self._running.append(Served(server))
-        return Source(mine.node, server.address)
+        return BlobSource(mine.node, server.address)
 
-    def hostile(self, blob: Blob, answer: Answer, *, node: str = "") -> Source:
+    def hostile(self, blob: Blob, answer: Answer, *, node: str = "") -> BlobSource:
         mine = self.network.node()
         self._hostile.append(Hostile(mine, blob, answer))
-        return Source(node or mine.node, self._hostile[-1].address)
+        return BlobSource(node or mine.node, self._hostile[-1].address)
 
-    def kill(self, source: Source) -> None:
+    def kill(self, source: BlobSource) -> None:
         next(one for one in self._running if one.server.address == source.address).stop()
 
-    def asked(self, source: Source) -> int:
+    def asked(self, source: BlobSource) -> int:
         return next(one for one in self._hostile if one.address == source.address).asked
 
     def stop(self) -> None:

@@ -18,7 +18,7 @@ from tetherd.drivers.drafts import Draft, Drafts
 from tetherd.drivers.mutual import dialling
 from tetherd.errors import BadConfig, InUse
 from tetherd.types import Credentials
-from tetherd.wire.chunks import CHUNK, Source, from_bits
+from tetherd.wire.chunks import CHUNK, BlobSource, from_bits
 
 DATA = os.urandom(CHUNK) + b"rest"
 BLOB = blob_of(DATA)
@@ -33,11 +33,11 @@ def hosts() -> Iterator[Hosts]:
 
 
 @pytest.fixture
-def host(hosts: Hosts) -> Source:
+def host(hosts: Hosts) -> BlobSource:
     return hosts.fair(shelf(DATA, b""))
 
 
-def dial(host: Source, credentials: Credentials | None = None, timeout: float = 10) -> ssl.SSLSocket:
+def dial(host: BlobSource, credentials: Credentials | None = None, timeout: float = 10) -> ssl.SSLSocket:
     name, _, port = host.address.rpartition(":")
     raw = socket.create_connection((name, int(port)), timeout)
     return dialling(credentials or home().node()).wrap_socket(raw)
@@ -46,7 +46,7 @@ def dial(host: Source, credentials: Credentials | None = None, timeout: float = 
 class Client:
     """Python's own HTTP client on a connection of ours."""
 
-    def __init__(self, host: Source, credentials: Credentials | None = None) -> None:
+    def __init__(self, host: BlobSource, credentials: Credentials | None = None) -> None:
         self.connection = http.client.HTTPConnection("peer")
         self.connection.sock = dial(host, credentials)
 
@@ -56,7 +56,9 @@ class Client:
         return answer.status, {k.lower(): v for k, v in answer.getheaders()}, answer.read()
 
 
-def once(host: Source, method: str, path: str = PATH, credentials: Credentials | None = None, **headers: str) -> tuple:
+def once(
+    host: BlobSource, method: str, path: str = PATH, credentials: Credentials | None = None, **headers: str
+) -> tuple:
     client = Client(host, credentials)
     try:
         return client.ask(method, path, **headers)
@@ -65,7 +67,7 @@ def once(host: Source, method: str, path: str = PATH, credentials: Credentials |
 
 
 @pytest.fixture
-def client(host: Source) -> Iterator[Client]:
+def client(host: BlobSource) -> Iterator[Client]:
     found = Client(host)
     yield found
     found.connection.close()
@@ -162,7 +164,7 @@ def test_a_blob_is_served_while_it_is_fetched(hosts: Hosts, tmp_path: Path) -> N
         b"GET / HTTP/1.1\r\nx: " + b"y" * 20_000,
     ],
 )
-def test_what_is_no_request_of_ours_ends_the_connection(host: Source, text: bytes) -> None:
+def test_what_is_no_request_of_ours_ends_the_connection(host: BlobSource, text: bytes) -> None:
     with dial(host) as connection:
         connection.sendall(text)
         answer = b""
@@ -175,7 +177,7 @@ def test_what_is_no_request_of_ours_ends_the_connection(host: Source, text: byte
     assert once(host, "GET", Range="bytes=0-0")[0] == 206
 
 
-def test_requests_that_come_together_are_answered_in_order(host: Source) -> None:
+def test_requests_that_come_together_are_answered_in_order(host: BlobSource) -> None:
     with dial(host) as connection:
         asked = "GET {} HTTP/1.1\r\nrange: bytes={}-{}\r\n\r\n"
         connection.sendall("".join(asked.format(PATH, at, at) for at in range(3)).encode())
@@ -185,14 +187,14 @@ def test_requests_that_come_together_are_answered_in_order(host: Source) -> None
     assert [part[:1] for part in answer.split(b"\r\n\r\n")[1:]] == [DATA[at : at + 1] for at in range(3)]
 
 
-def gets_nothing(host: Source, credentials: Credentials) -> bool:
+def gets_nothing(host: BlobSource, credentials: Credentials) -> bool:
     try:
         return once(host, "GET", PATH, credentials)[0] != 200
     except (OSError, http.client.HTTPException):
         return True
 
 
-def test_whoever_is_no_member_gets_nothing(hosts: Hosts, host: Source) -> None:
+def test_whoever_is_no_member_gets_nothing(hosts: Hosts, host: BlobSource) -> None:
     foreign = Network("other").node()
     assert gets_nothing(host, Credentials(foreign.node, foreign.key_pem, foreign.chain_pem, home().root.pem))
     stranger = home().node()
@@ -274,7 +276,7 @@ def test_connections_are_bounded_in_all_and_for_each_node(hosts: Hosts) -> None:
         client.connection.close()
 
 
-def test_a_crowd_of_half_open_connections_keeps_nobody_out(host: Source) -> None:
+def test_a_crowd_of_half_open_connections_keeps_nobody_out(host: BlobSource) -> None:
     name, _, port = host.address.rpartition(":")
     crowd = [socket.create_connection((name, int(port))) for _ in range(400)]
     began = time.monotonic()
@@ -284,7 +286,7 @@ def test_a_crowd_of_half_open_connections_keeps_nobody_out(host: Source) -> None
         one.close()
 
 
-def test_garbage_leaves_it_alive(host: Source) -> None:
+def test_garbage_leaves_it_alive(host: BlobSource) -> None:
     name, _, port = host.address.rpartition(":")
     for index in range(50):
         with socket.create_connection((name, int(port))) as one:
@@ -298,7 +300,7 @@ async def run(address: str) -> None:
     ).run(lambda: None)
 
 
-async def test_an_address_that_is_taken_or_is_none_is_a_clear_error(host: Source) -> None:
+async def test_an_address_that_is_taken_or_is_none_is_a_clear_error(host: BlobSource) -> None:
     with pytest.raises(InUse, match="cannot listen"):
         await run(host.address)
     with pytest.raises(BadConfig, match="cannot listen"):

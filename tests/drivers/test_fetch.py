@@ -22,7 +22,7 @@ from tetherd.drivers.link import Pace
 from tetherd.drivers.mutual import dialling
 from tetherd.errors import DigestMismatch, Unavailable
 from tetherd.types import Credentials
-from tetherd.wire.chunks import CHUNK, Blob, Source
+from tetherd.wire.chunks import CHUNK, Blob, BlobSource
 from tetherd.wire.manifest import digest_of
 
 DATA = os.urandom(5 * CHUNK) + b"rest"
@@ -180,7 +180,7 @@ def test_a_source_that_dies_half_way_is_replaced(hosts: Hosts, client: BulkClien
 def test_another_node_than_the_expected_one_is_not_believed(hosts: Hosts, client: BulkClient, path: Path) -> None:
     impostor = hosts.fair(shelf(DATA))
     with pytest.raises(Unavailable, match="another node"):
-        client.fetch(Draft(BLOB, path), [Source(home().node().node, impostor.address)])
+        client.fetch(Draft(BLOB, path), [BlobSource(home().node().node, impostor.address)])
 
 
 def test_another_network_is_not_believed(hosts: Hosts, client: BulkClient, path: Path) -> None:
@@ -192,7 +192,7 @@ def test_another_network_is_not_believed(hosts: Hosts, client: BulkClient, path:
 
 def test_without_anybody_there_it_says_so_soon(hosts: Hosts, client: BulkClient, path: Path) -> None:
     began = time.monotonic()
-    gone = Source(home().node().node, "127.0.0.1:1")
+    gone = BlobSource(home().node().node, "127.0.0.1:1")
     with pytest.raises(Unavailable, match="refused"):
         client.fetch(Draft(BLOB, path), [gone])
     empty = hosts.fair(shelf())
@@ -340,9 +340,9 @@ from tetherd.drivers.drafts import Draft
 from tetherd.drivers.fetch import BulkClient
 from tetherd.drivers.mutual import dialling
 from tetherd.types import Credentials
-from tetherd.wire.chunks import Blob, Source
+from tetherd.wire.chunks import Blob, BlobSource
 blob, member, sources, target = msgspec.msgpack.decode(
-    pathlib.Path(sys.argv[1]).read_bytes(), type=tuple[Blob, Credentials, list[Source], str])
+    pathlib.Path(sys.argv[1]).read_bytes(), type=tuple[Blob, Credentials, list[BlobSource], str])
 context = dialling(member)
 draft = Draft(blob, pathlib.Path(target))
 print(len(draft.have), flush=True)

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from tetherd.policy.replication import ALIVE, AT_ONCE, COPIES, GRACE, Manager, holders, plan, wanted
 from tetherd.types import Digest
 
-V1, V2, V3 = (Digest(f"sha256:{index}") for index in range(3))
+V1 = Digest("sha256:1")
+ONE, NONE = frozenset({V1}), frozenset[Digest]()
 
 
 class Fleet:
@@ -62,7 +63,7 @@ def test_with_fewer_managers_there_are_fewer_copies() -> None:
 
 
 def test_those_who_fetch_are_sources_for_each_other() -> None:
-    managers = [Manager("a", {V1}, 0), Manager("b", (), 0), Manager("c", (), 0)]
+    managers = [Manager("a", ONE, 0), Manager("b", NONE, 0), Manager("c", NONE, 0)]
     orders = plan([V1], managers, 0)
     assert {node: set(order.sources) for node, (order,) in orders.items()} == {"b": {"a", "c"}, "c": {"a", "b"}}
 
@@ -91,26 +92,32 @@ def test_a_manager_that_flaps_starts_nothing() -> None:
 
 
 def test_nothing_is_ordered_from_those_who_are_not_there() -> None:
-    silent = Manager("a", {V1}, 0.0)
-    assert plan([V1], [silent, Manager("b", (), ALIVE + 1)], ALIVE + 1) == {}
+    silent = Manager("a", ONE, 0.0)
+    assert plan([V1], [silent, Manager("b", NONE, ALIVE + 1)], ALIVE + 1) == {}
 
 
 def test_a_fetch_under_way_stays_where_it_is() -> None:
-    holder = Manager("h", {V1}, 0)
-    others = [Manager(node, (), 0) for node in "abcdef"]
+    holder = Manager("h", ONE, 0)
+    others = [Manager(node, NONE, 0) for node in "abcdef"]
     first = plan([V1], [holder, *others], 0, 2)
     (chosen,) = first
     for node in "abcdef":
-        at_it = [Manager(one.node, (), 0, {V1} if one.node == node else ()) for one in others]
+        at_it = [Manager(one.node, NONE, 0, ONE if one.node == node else NONE) for one in others]
         assert list(plan([V1], [holder, *at_it], 0, 2)) == [node]
     assert plan([V1], [holder, *others], 0, 2) == first
     assert chosen in "abcdef"
 
 
+def test_a_manager_that_cannot_is_asked_last() -> None:
+    managers = [Manager("h", ONE, 0), *(Manager(node, NONE, 0, failing=ONE) for node in "abc"), Manager("d", NONE, 0)]
+    assert list(plan([V1], managers, 0, 2)) == ["d"]
+    assert len(plan([V1], managers[:-1], 0, 2)) == 1
+
+
 def test_what_is_nearest_to_being_lost_comes_first_and_no_manager_gets_too_much() -> None:
     many = [Digest(f"sha256:{index:03}") for index in range(40)]
     safe = many[:20]
-    managers = [Manager("a", set(many), 0), Manager("b", set(safe), 0), Manager("c", (), 0)]
+    managers = [Manager("a", frozenset(many), 0), Manager("b", frozenset(safe), 0), Manager("c", NONE, 0)]
     orders = plan(many, managers, 0)
     assert all(len(mine) <= AT_ONCE for mine in orders.values())
     assert not {order.version for order in orders["c"]} & set(safe)

@@ -29,6 +29,7 @@ from tetherd.types import Buffer, Digest, Seconds, digest_hex, parse_digest
 from tetherd.wire.messages import BlobState
 
 _PARTIAL: Final = ".part"
+_FETCHED: Final = ".fetch"  # unlike an upload, it has gaps
 _NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 _CANNOT_CLONE: Final = frozenset({errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM})
 _STRIPES: Final = 64
@@ -74,7 +75,7 @@ class DiskBlobs:
         self._held: dict[Digest, Seconds] = {}
         # One lock per digest would have to be forgotten at the right moment; sharing some between digests need not.
         self._locks = [threading.Lock() for _ in range(_STRIPES)]
-        with _disk("open the blob store"):
+        with disk_errors("open the blob store"):
             self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
             _sync_directory(self._root)  # a name that a killed process left behind may not be on disk yet
             _sync_directory(root)
@@ -85,7 +86,7 @@ class DiskBlobs:
 
     def stat(self, digest: Digest) -> BlobState:
         """Return how much of the blob is stored; hold it if all of it is."""
-        with self._locked(digest) as path, _disk("look up a blob"):
+        with self._locked(digest) as path, disk_errors("look up a blob"):
             size = _size(path)
             if size is not None:
                 self._held[digest] = self._now() + self._hold
@@ -96,7 +97,7 @@ class DiskBlobs:
         """Append to an upload; see ports.Blobs."""
         self._check(offset, size, len(data))
         with self._locked(digest) as path:
-            with _disk("resume an upload"):
+            with disk_errors("resume an upload"):
                 self._held[digest] = self._now() + self._hold
                 stored = _size(path)
                 if stored is not None:
@@ -117,15 +118,31 @@ class DiskBlobs:
         """Return at most ``length`` bytes from ``offset`` and the blob's size."""
         if offset < 0 or length < 0:
             raise InvalidInput(f"there are no {length} bytes at {offset}", fix="use an offset and length from 0 up")
-        with _disk("read a blob"), _opened(digest, self.path(digest)) as source:
+        with disk_errors("read a blob"), _opened(digest, self.path(digest)) as source:
             return os.pread(source, length, offset), os.fstat(source).st_size
 
     def copy(self, digest: Digest, target: Path) -> None:
         """Write the blob to the new file ``target``."""
-        with _disk("copy a blob"), _opened(digest, self.path(digest)) as source:
+        with disk_errors("copy a blob"), _opened(digest, self.path(digest)) as source:
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             with os.fdopen(os.open(target, flags, 0o600), "wb") as sink:
                 _copy(source, sink)
+
+    def draft(self, digest: Digest, size: int) -> Path:
+        """Return where a blob that is fetched may lie until ``adopt``. Raises StorageFull where it has no room."""
+        path = _fetched(self.path(digest))
+        with disk_errors("make room for a blob"):
+            self._check_room(size - (_size(path) or 0))
+        return path
+
+    def adopt(self, digest: Digest) -> None:
+        """Make the draft of a blob the blob. Its digest was checked, and its bytes are on disk."""
+        with self._locked(digest) as path, disk_errors("store a blob"):
+            self._held[digest] = self._now() + self._hold
+            _fetched(path).rename(path)
+            _sync_directory(self._root)
+            self._uploads.pop(digest, None)
+            _part(path).unlink(missing_ok=True)
 
     def discard(self, digests: Collection[Digest]) -> set[Digest]:
         """Remove blobs that are not held; return those that are."""
@@ -136,11 +153,11 @@ class DiskBlobs:
         now = self._now()
         for digest in [digest for digest, until in list(self._held.items()) if until <= now]:
             self._held.pop(digest, None)
-        with _disk("look for abandoned uploads"), os.scandir(self._root) as entries:
+        with disk_errors("look for abandoned uploads"), os.scandir(self._root) as entries:
             old = [entry.name for entry in entries if entry.stat(follow_symlinks=False).st_mtime < before]
         for name in old:
             with contextlib.suppress(InvalidInput):  # a file that someone else put here is not ours to remove
-                digest = parse_digest("sha256:" + name.removesuffix(_PARTIAL))
+                digest = parse_digest("sha256:" + name.removesuffix(_PARTIAL).removesuffix(_FETCHED))
                 if digest not in kept:
                     self._remove(digest)
 
@@ -183,14 +200,14 @@ class DiskBlobs:
     def _extend(self, digest: Digest, upload: _Upload, size: int, data: Buffer) -> None:
         part = _part(self.path(digest))
         flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        with _disk("write an upload"):
+        with disk_errors("write an upload"):
             sink = os.open(part, flags, 0o600)
         offset = upload.offset
         try:
-            with _disk("write an upload"):
+            with disk_errors("write an upload"):
                 _write(sink, offset, data)
             upload.add(data)
-            with self._undoing(digest, sink, offset), _disk("make an upload durable"):
+            with self._undoing(digest, sink, offset), disk_errors("make an upload durable"):
                 if upload.offset < size:
                     os.fdatasync(sink)
                 else:
@@ -228,7 +245,7 @@ class DiskBlobs:
             raise
 
     def _remove(self, digest: Digest) -> bool:
-        with self._locked(digest), _disk("remove a blob"):
+        with self._locked(digest), disk_errors("remove a blob"):
             if self._held.get(digest, 0) > self._now():
                 return False
             self._unlink(digest)
@@ -240,10 +257,11 @@ class DiskBlobs:
         self._held.pop(digest, None)
         path.unlink(missing_ok=True)
         _part(path).unlink(missing_ok=True)
+        _fetched(path).unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
-def _disk(deed: str) -> Iterator[None]:
+def disk_errors(deed: str) -> Iterator[None]:
     """Turn the system's errors into ours."""
     try:
         yield
@@ -259,6 +277,10 @@ def _disk(deed: str) -> Iterator[None]:
 
 def _part(path: Path) -> Path:
     return path.with_name(path.name + _PARTIAL)
+
+
+def _fetched(path: Path) -> Path:
+    return path.with_name(path.name + _FETCHED)
 
 
 def _size(path: Path) -> int | None:

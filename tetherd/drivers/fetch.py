@@ -23,7 +23,7 @@ from tetherd.drivers.link import PACE, POLL, Link, Pace, Refused
 from tetherd.errors import DigestMismatch, Unavailable
 from tetherd.policy.fetching import Plan
 from tetherd.types import Digest
-from tetherd.wire.chunks import CHUNK, Blob, Source
+from tetherd.wire.chunks import CHUNK, Blob, BlobSource
 from tetherd.wire.manifest import MAX_MANIFEST, digest_of
 
 MAX_LANES: Final = 8
@@ -45,7 +45,7 @@ class Fetch:
     """One blob being brought into a draft from ``sources``, in threads of its own."""
 
     def __init__(
-        self, draft: Draft, sources: Sequence[Source], context: ssl.SSLContext, pace: Pace, first: int
+        self, draft: Draft, sources: Sequence[BlobSource], context: ssl.SSLContext, pace: Pace, first: int
     ) -> None:
         self._draft = draft
         self._blob = draft.blob
@@ -61,8 +61,8 @@ class Fetch:
         for source in sources:
             self._plan.offer(source.node, ())  # until it says what it has
 
-    def run(self, progress: Callable[[], None]) -> Fetched:
-        """Return when every chunk is here and hashed. Raises Unavailable, and OSError of the disk."""
+    def run(self, progress: Callable[[], None], ended: threading.Event) -> Fetched:
+        """Return when every chunk is here and hashed. Raises Unavailable (also once ``ended``) and OSError."""
         lanes = [*self._sources, *self._sources][: max(MAX_LANES, len(self._sources))]
         links = [Link(source, self._context, self._pace, lambda: self._over) for source in lanes]
         threads = [
@@ -71,7 +71,7 @@ class Fetch:
         for thread in threads:
             thread.start()
         try:
-            self._follow(progress)
+            self._follow(progress, ended)
         finally:
             with self._changed:
                 self._over = True
@@ -82,7 +82,7 @@ class Fetch:
                 thread.join()
         return Fetched(dict(self._bytes), dict(self._plan.banned))
 
-    def _follow(self, progress: Callable[[], None]) -> None:
+    def _follow(self, progress: Callable[[], None], ended: threading.Event) -> None:
         """Hash what arrives, in order, until it is all here or cannot be."""
         moved = self._moved
         while True:
@@ -94,6 +94,8 @@ class Fetch:
                     raise self._failure
                 if self._plan.stuck or time.monotonic() - self._moved > self._pace.stuck:
                     raise self._unavailable()
+            if ended.is_set():
+                raise Unavailable("the fetch was ended: this host is stopping")
             self._draft.hash_on()
             if self._moved != moved:
                 moved = self._moved
@@ -109,7 +111,7 @@ class Fetch:
 
     # --- in the threads, one for each connection -------------------------------------------------------------------
 
-    def _work(self, source: Source, link: Link) -> None:
+    def _work(self, source: BlobSource, link: Link) -> None:
         buffer = memoryview(bytearray(min(CHUNK, self._blob.size)))
         try:
             while not self._ended(source):
@@ -128,15 +130,15 @@ class Fetch:
         finally:
             link.close()
 
-    def _ended(self, source: Source) -> bool:
+    def _ended(self, source: BlobSource) -> bool:
         with self._changed:
             return self._over or self._plan.finished or source.node in self._plan.banned
 
-    def _take(self, source: Source) -> int | None:
+    def _take(self, source: BlobSource) -> int | None:
         with self._changed:
             return self._plan.take(source.node, time.monotonic())
 
-    def _ask(self, source: Source, link: Link, index: int | None, buffer: memoryview) -> memoryview:
+    def _ask(self, source: BlobSource, link: Link, index: int | None, buffer: memoryview) -> memoryview:
         """Ask for a chunk and check it; where there is none to ask for, ask what there is, or wait."""
         if index is not None:
             data = link.read(self._blob, index, buffer)
@@ -152,7 +154,7 @@ class Fetch:
                 self._changed.wait(POLL)
         return buffer[:0]
 
-    def _store(self, source: Source, index: int, data: memoryview) -> None:
+    def _store(self, source: BlobSource, index: int, data: memoryview) -> None:
         self._draft.put(index, data)
         with self._changed:
             now = self._moved = time.monotonic()
@@ -160,7 +162,7 @@ class Fetch:
                 self._bytes[source.node] += len(data)
             self._changed.notify_all()
 
-    def _failed(self, source: Source, link: Link, index: int | None, error: Refused | OSError) -> None:
+    def _failed(self, source: BlobSource, link: Link, index: int | None, error: Refused | OSError) -> None:
         link.close()
         final = error.final if isinstance(error, Refused) else isinstance(error, ssl.SSLCertVerificationError)
         with self._changed:
@@ -185,9 +187,14 @@ class BulkClient:
     def __init__(self, context: Callable[[], ssl.SSLContext], pace: Pace = PACE) -> None:
         self._context = context
         self._pace = pace
+        self._ended = threading.Event()
+
+    def close(self) -> None:
+        """End what is under way, from any thread."""
+        self._ended.set()
 
     def fetch(
-        self, draft: Draft, sources: Sequence[Source], *, first: int = 0, progress: Callable[[], None] = _nothing
+        self, draft: Draft, sources: Sequence[BlobSource], *, first: int = 0, progress: Callable[[], None] = _nothing
     ) -> Fetched:
         """Bring what is missing of a blob into its draft; when this returns, the whole has the blob's digest.
 
@@ -197,7 +204,7 @@ class BulkClient:
         blob = draft.blob
         if blob.size and not blob.chunks:
             return self._fetch_whole(draft, sources, progress)
-        found = Fetch(draft, sources, self._context(), self._pace, first).run(progress)
+        found = Fetch(draft, sources, self._context(), self._pace, first).run(progress, self._ended)
         if draft.digest() != blob.digest:
             draft.forget()
             raise DigestMismatch(
@@ -205,7 +212,7 @@ class BulkClient:
             )
         return found
 
-    def document(self, digest: Digest, limit: int, sources: Sequence[Source]) -> bytes:
+    def document(self, digest: Digest, limit: int, sources: Sequence[BlobSource]) -> bytes:
         """Return a blob of at most ``limit`` bytes, such as a manifest, from the first source that has it.
 
         Raises Unavailable.
@@ -226,13 +233,13 @@ class BulkClient:
             banned[source.node] = _WRONG
         raise unavailable(digest, banned)
 
-    def _fetch_whole(self, draft: Draft, sources: Sequence[Source], progress: Callable[[], None]) -> Fetched:
+    def _fetch_whole(self, draft: Draft, sources: Sequence[BlobSource], progress: Callable[[], None]) -> Fetched:
         """Try one source after the other, each from the start: only the whole tells whose bytes are right."""
         banned: dict[str, str] = {}
         for source in sources:
             draft.forget()
             try:
-                found = Fetch(draft, [source], self._context(), self._pace, 0).run(progress)
+                found = Fetch(draft, [source], self._context(), self._pace, 0).run(progress, self._ended)
             except Unavailable as error:
                 banned |= error.details.get("sources", {})
                 continue
@@ -249,7 +256,7 @@ class FleetOrigin:
 
     resumes = True
 
-    def __init__(self, client: BulkClient, sources: Sequence[Source], progress: Callable[[], None]) -> None:
+    def __init__(self, client: BulkClient, sources: Sequence[BlobSource], progress: Callable[[], None]) -> None:
         self._client = client
         self._sources = sources
         self._progress = progress

@@ -15,7 +15,7 @@ import msgspec
 from tetherd.drivers.mutual import peer
 from tetherd.errors import TetherError
 from tetherd.types import Digest, Seconds
-from tetherd.wire.chunks import Blob, Source, from_bits
+from tetherd.wire.chunks import Blob, BlobSource, from_bits
 
 POLL: Final[Seconds] = 0.25
 """How often whoever waits looks whether it still should."""
@@ -50,7 +50,7 @@ class Refused(TetherError):
 class Link:
     """One connection to one source, opened when it is first needed. For one thread; ``stopped`` ends every wait."""
 
-    def __init__(self, source: Source, context: ssl.SSLContext, pace: Pace, stopped: Callable[[], bool]) -> None:
+    def __init__(self, source: BlobSource, context: ssl.SSLContext, pace: Pace, stopped: Callable[[], bool]) -> None:
         self._source = source
         self._context = context
         self._pace = pace

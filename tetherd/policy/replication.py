@@ -5,7 +5,7 @@ transfer. A version's places are the same for everybody who asks: by a hash of v
 """
 
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from tetherd.types import Digest, Seconds
@@ -22,12 +22,13 @@ AT_ONCE: Final = 4
 
 
 class Manager(NamedTuple):
-    """What is known of one manager: what it holds and fetches, and when it was last heard of."""
+    """What is known of one manager: what it holds, fetches and could not fetch, and when it was last heard of."""
 
     node: str
-    held: Collection[Digest]
+    held: frozenset[Digest]
     seen: Seconds
-    fetching: Collection[Digest] = ()
+    fetching: frozenset[Digest] = frozenset()
+    failing: frozenset[Digest] = frozenset()
 
     def alive(self, now: Seconds) -> bool:
         """Tell whether it can be fetched from, and be told to fetch."""
@@ -76,9 +77,13 @@ def plan(
 
 
 def _places(version: Digest, managers: Sequence[Manager], now: Seconds) -> list[str]:
-    """Return who could fetch a version, the best place first: who is at it already, then by hash."""
+    """Return who could fetch a version, the best place first: who is at it, then by hash, last who just failed to."""
     able = [manager for manager in managers if manager.alive(now) and version not in manager.held]
-    able.sort(key=lambda manager: (version not in manager.fetching, _rank(version, manager.node)))
+
+    def place(manager: Manager) -> tuple[bool, bool, bytes]:
+        return version not in manager.fetching, version in manager.failing, _rank(version, manager.node)
+
+    able.sort(key=place)
     return [manager.node for manager in able]
 
 

@@ -78,6 +78,10 @@ class Manager:
             Remove: self._remove,
         }
 
+    def versions(self) -> list[Digest]:
+        """Return every version there is: this manager holds them all."""
+        return [version.version for version in self._reads.catalog.versions]
+
     async def run(self, ready: Callable[[], None]) -> None:
         """Serve until cancelled, removing now and then what nobody needs."""
         ready()

@@ -5,7 +5,7 @@ from typing import Literal
 import msgspec
 
 from tetherd.types import Digest
-from tetherd.wire.chunks import Source
+from tetherd.wire.chunks import BlobSource
 
 
 class Assignment(msgspec.Struct, frozen=True):
@@ -31,7 +31,7 @@ class Assignment(msgspec.Struct, frozen=True):
     max_rows: int = 4096
     log_level: Literal["debug", "info", "warn", "error"] = "info"
     log_format: Literal["auto", "json", "pretty"] = "json"
-    sources: tuple[Source, ...] = ()
+    sources: tuple[BlobSource, ...] = ()
     identity: str = ""
     orchestrator_node: str = ""
     manager_node: str = ""

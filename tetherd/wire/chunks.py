@@ -39,7 +39,7 @@ class Blob(msgspec.Struct, frozen=True):
         return start, min(CHUNK, self.size - start)
 
 
-class Source(msgspec.Struct, frozen=True):
+class BlobSource(msgspec.Struct, frozen=True):
     """Somebody who serves blobs: the node that must prove to be it, and where it listens (``HOST:PORT``)."""
 
     node: str

@@ -1,7 +1,7 @@
 """What managers say to each other about who holds which version: followers report, the primary says what to fetch."""
 
 from tetherd.types import ROLES, Digest
-from tetherd.wire.chunks import Source
+from tetherd.wire.chunks import BlobSource
 from tetherd.wire.messages import Message, Request
 
 
@@ -9,7 +9,7 @@ class Fetch(Message):
     """A version to fetch, and the managers to fetch it from: those who hold it, and those who fetch it too."""
 
     version: Digest
-    sources: list[Source]
+    sources: list[BlobSource]
 
 
 class Orders(Message):
@@ -22,6 +22,7 @@ class ReportHoldings(Request[Orders]):
     """A manager that follows says what it holds: on every change, and as a heartbeat.
 
     ``address`` is where it serves blobs, ``name`` what people call it. Which node it is its certificate says.
+    ``failing``: versions that it was told to fetch and could not.
     """
 
     METHOD = "holdings.report"
@@ -32,6 +33,7 @@ class ReportHoldings(Request[Orders]):
     address: str
     held: list[Digest]
     fetching: tuple[Digest, ...] = ()
+    failing: tuple[Digest, ...] = ()
 
 
 class HolderState(Message):

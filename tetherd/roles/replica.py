@@ -1,0 +1,230 @@
+"""The manager role on a host whose manager is not the primary: follows its catalog and holds copies of its versions.
+
+It answers every read, also while the primary is away, and changes nothing by itself. What it holds is what lies in its
+store: nothing else is recorded that could disagree with it.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any, Final, NamedTuple
+
+from tetherd.errors import Conflict, TetherError
+from tetherd.ports import Blobs, Caller, CatalogCopy, Clock, Context, Fetcher, Handler
+from tetherd.roles.holdings import Here
+from tetherd.roles.reads import Reads
+from tetherd.types import Digest, Seconds
+from tetherd.wire.chunks import CHUNK
+from tetherd.wire.manifest import MAX_MANIFEST, parse
+from tetherd.wire.messages import (
+    Catalog,
+    Commit,
+    MoveAlias,
+    PutBlob,
+    Remove,
+    Request,
+    Rollback,
+    SetServing,
+    WatchCatalog,
+)
+from tetherd.wire.replication import Fetch, GetHoldings, Holdings, ReportHoldings
+
+_PARK: Final[Seconds] = 30.0
+_ANSWER: Final[Seconds] = 5.0
+_HEARTBEAT: Final[Seconds] = 2.0
+_RETRY: Final[Seconds] = 1.0
+_SWEEP: Final[Seconds] = 60.0
+
+_log = logging.getLogger("tetherd.replica")
+
+
+class Store(NamedTuple):
+    """What a copy is made of: the blobs, what brings them, and the catalog that says what they are."""
+
+    blobs: Blobs
+    fetcher: Fetcher
+    catalog: CatalogCopy
+
+
+class Primary(NamedTuple):
+    """The manager that is followed, and what people call its host."""
+
+    caller: Caller
+    name: str
+
+
+class Replica:
+    """A manager that follows ``primary``.
+
+    ``keep``: how long a file that no version needs any more, or a transfer that nobody goes on with, stays on disk.
+    """
+
+    def __init__(
+        self, here: Here, *, store: Store, primary: Primary, clock: Clock, keep: Seconds = 7 * 24 * 3600.0
+    ) -> None:
+        self._here = here
+        self._blobs, self._fetcher, self._copy = store
+        self._primary, self._primary_name = primary
+        self._clock = clock
+        self._keep = keep
+        self._reads = Reads(store.blobs, clock, store.catalog.load() or Catalog(0, [], []))
+        self._needs: dict[Digest, set[Digest]] = {}  # of each version that is held: its manifest and its blobs
+        self._doomed: set[Digest] = set()
+        self._fetching: Digest | None = None
+        self._failing: set[Digest] = set()
+        self._orders: dict[Digest, Fetch] = {}
+        self._ordered = asyncio.Event()
+        self._news = asyncio.Event()
+
+    def routes(self) -> Mapping[type[Request[Any]], Handler]:
+        """Return what is answered here."""
+        changes: list[type[Request[Any]]] = [PutBlob, Commit, MoveAlias, Rollback, SetServing, Remove]
+        return {**self._reads.routes(), **dict.fromkeys(changes, self._refuse), GetHoldings: self._holdings}
+
+    async def run(self, ready: Callable[[], None]) -> None:
+        """Serve and follow until cancelled."""
+        await self._look()
+        ready()
+        try:
+            async with asyncio.TaskGroup() as group:
+                for duty in (self._follow, self._report, self._obey, self._sweep):
+                    group.create_task(duty())
+        finally:
+            self._fetcher.close()
+
+    # --- what it answers besides reads -------------------------------------------------------------------------------
+
+    async def _refuse(self, _: Any, __: Context) -> Any:
+        raise Conflict(
+            f"the manager of this host follows the one of {self._primary_name}, where models are changed",
+            fix=f"run the command on {self._primary_name}, or name its gateway with --endpoint",
+            details={"primary": self._primary_name},
+        )
+
+    async def _holdings(self, request: GetHoldings, context: Context) -> Holdings:
+        return await self._primary.call(request, deadline=context.deadline, request_id=context.request_id)
+
+    # --- following ---------------------------------------------------------------------------------------------------
+
+    async def _follow(self) -> None:
+        while True:
+            mine = self._reads.catalog.epoch
+            try:
+                catalog = await self._primary.call(WatchCatalog(mine), deadline=self._clock.monotonic() + _PARK)
+                if catalog.epoch > mine:
+                    await self._accept(catalog)
+                elif catalog.epoch < mine:
+                    await self._distrust(catalog)
+            except TetherError as error:
+                _log.info("cannot follow the primary", extra={"primary": self._primary_name, "reason": error.message})
+                await asyncio.sleep(_RETRY)
+
+    async def _accept(self, catalog: Catalog) -> None:
+        await self._reads.on_disk(self._copy.save, catalog)
+        self._reads.publish(catalog)
+        before = set[Digest]().union(*self._needs.values())
+        await self._look()
+        self._doomed |= before - self._kept()
+        await self._reap()
+        self._news.set()
+
+    async def _distrust(self, catalog: Catalog) -> None:
+        """Keep what is here: a primary that knows less than its follower has lost something."""
+        _log.error(
+            "the primary's catalog went back, so it is not followed: restore its state folder",
+            extra={"primary": self._primary_name, "epoch": catalog.epoch, "here": self._reads.catalog.epoch},
+        )
+        await asyncio.sleep(_PARK)
+
+    async def _report(self) -> None:
+        while True:
+            self._news.clear()
+            fetching = (self._fetching,) if self._fetching else ()
+            failing = tuple(sorted(self._failing))
+            report = ReportHoldings(self._here.name, self._here.address, sorted(self._needs), fetching, failing)
+            try:
+                orders = await self._primary.call(report, deadline=self._clock.monotonic() + _ANSWER)
+                self._orders = {order.version: order for order in orders.fetch}
+                self._failing.intersection_update(self._orders)
+                self._ordered.set()
+            except TetherError as error:
+                _log.debug("the primary does not take reports", extra={"reason": error.message})
+            try:
+                async with asyncio.timeout(_HEARTBEAT):
+                    await self._news.wait()
+            except TimeoutError:
+                continue
+
+    async def _obey(self) -> None:
+        """Fetch what is ordered, one version after the other: one already uses all the way there is."""
+        while True:
+            if not self._orders:
+                self._ordered.clear()
+                await self._ordered.wait()
+                continue
+            version, order = next(iter(self._orders.items()))
+            if version in self._needs:
+                del self._orders[version]
+                continue
+            self._fetching = version
+            try:
+                await self._reads.on_disk(self._bring, order)
+                self._failing.discard(version)
+                _log.info("holding a copy", extra={"version": version})
+            except TetherError as error:
+                self._failing.add(version)
+                _log.warning("could not copy a version", extra={"version": version, "reason": error.message})
+                await asyncio.sleep(_RETRY)
+            finally:
+                self._fetching = None
+                self._orders.pop(version, None)
+            await self._look()
+            self._news.set()
+
+    def _bring(self, order: Fetch) -> None:
+        """Bring a version's blobs, and its manifest first: it says what they are, and which chunks they are made of."""
+        manifest = self._fetcher.document(order.version, MAX_MANIFEST, order.sources)
+        for blob in parse(manifest).blobs():
+            if blob.size <= CHUNK:
+                self._fetcher.document(blob.digest, blob.size, order.sources)
+            else:
+                self._fetcher.fetch(blob, order.sources)
+
+    # --- what is held ------------------------------------------------------------------------------------------------
+
+    async def _look(self) -> None:
+        """Find out which versions are here in full."""
+        found = await self._reads.on_disk(self._find)
+        self._needs = found
+
+    def _find(self) -> dict[Digest, set[Digest]]:
+        found: dict[Digest, set[Digest]] = {}
+        for version in {version.version for version in self._reads.catalog.versions}:
+            if self._blobs.stat(version).complete:
+                manifest, _ = self._blobs.read(version, 0, MAX_MANIFEST)
+                needed = {blob.digest for blob in parse(manifest).blobs()}
+                if all(self._blobs.stat(digest).complete for digest in needed):
+                    found[version] = {version, *needed}
+        return found
+
+    def _kept(self) -> set[Digest]:
+        """Return every blob that a version of the catalog needs, as far as that is known here."""
+        listed = {file.digest for version in self._reads.catalog.versions for file in version.files}
+        known = {version.version for version in self._reads.catalog.versions}
+        return listed.union(known, *self._needs.values())
+
+    async def _reap(self) -> None:
+        """Remove what only versions needed that are gone; what is in use stays for the next time."""
+        doomed = self._doomed - self._kept()
+        self._doomed = await self._reads.on_disk(self._blobs.discard, doomed)
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(_SWEEP)
+            try:
+                await self._look()
+                await self._reap()
+                kept = self._kept()
+                await self._reads.on_disk(self._blobs.expire, kept, self._clock.wall() - self._keep)
+            except TetherError as error:
+                _log.warning("could not look after the copies", extra={"reason": error.message})
