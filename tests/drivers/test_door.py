@@ -121,7 +121,8 @@ async def test_who_comes_again_and_again_is_kept_waiting(doorway: Doorway) -> No
 
 async def test_threads_call_from_another_host(doorway: Doorway) -> None:
     worker = doorway.member("worker")
-    caller = BlockingCaller(doorway.address, max_message=1 << 20, secret=nng.Secret(worker, doorway.credentials.node))
+    secret = nng.Secret(worker, doorway.credentials.node)
+    caller = BlockingCaller(doorway.address, max_message=1 << 20, secret=lambda: secret)
     call = caller.lane()
     assert (await asyncio.to_thread(call, GetBlob("x", 0, 1000), 5.0)).size == 1000  # type: ignore[arg-type]
     with pytest.raises(PermissionDenied):

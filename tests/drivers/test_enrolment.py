@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from cryptography.hazmat.primitives import serialization
 
 from tetherd.drivers import authority as authorities
 from tetherd.drivers import certificates, enrolment, joining
@@ -118,6 +119,17 @@ async def test_a_host_joins_and_renews(network: Network) -> None:
     assert network.admitted == 3
 
 
+async def test_hosts_still_join_after_the_listener_got_its_next_certificate(network: Network) -> None:
+    before = network.credentials
+    node = before.node
+    public = certificates.spki_of(serialization.load_pem_private_key(before.key_pem.encode(), None).public_key())  # type: ignore[arg-type]
+    founder = Member(node=node, name="founder", roles=("orchestrator",))
+    chain = network.authority.enlist(public, founder, CLOCK.wall()).chain
+    network.server.show(Credentials(node, before.key_pem, chain, before.roots_pem))
+    await Host().join(network.invite())
+    assert network.server._leaf == enrolment.leaf_digest(chain)
+
+
 async def test_what_the_authority_refuses_is_said(network: Network) -> None:
     token, late = network.invite(), network.invite(ttl=-1)
     host = Host()
@@ -148,9 +160,9 @@ async def test_another_root_is_noticed_before_anything_is_said(network: Network,
         seen: list[str] = []
         real = other.server._answer
 
-        async def watched(method: str, path: str, body: bytes) -> Any:
+        async def watched(method: str, path: str, body: bytes, leaf: bytes) -> Any:
             seen.append(f"{method} {path} {len(body)}")
-            return await real(method, path, body)
+            return await real(method, path, body, leaf)
 
         other.server._answer = watched  # type: ignore[method-assign]
         with pytest.raises(PinMismatch, match="root key"):

@@ -23,6 +23,20 @@ def workers(daemon: Daemon) -> set[str]:
     return {worker["node"] for worker in ask(daemon, "status").get("workers", [])}
 
 
+def restart(daemon: Daemon) -> None:
+    """Kill it and start it again; in its network it may have no gateway that could be asked whether it listens."""
+    daemon.kill()
+    daemon.start(wait=False)
+    until(lambda: answers(daemon), f"{daemon.name} answers again")
+
+
+def answers(daemon: Daemon) -> bool:
+    try:
+        return daemon.call("GET", "/health/live", control=True).status == 200
+    except OSError:
+        return False
+
+
 class Pair:
     """A founder without a worker, and a host whose worker joins it."""
 
@@ -75,8 +89,7 @@ def test_both_come_back_after_they_were_killed(pair: Pair) -> None:
     pair.a.ctl("models", "push", str(DIGITS))
     pair.join()
     for daemon in (pair.b, pair.a):
-        daemon.kill()
-        daemon.start()
+        restart(daemon)
         pair.wait_worker()
         until(lambda: pair.a.infer("digits", EXAMPLE["inputs"]).status == 200, "digits is served again")
 
@@ -138,8 +151,7 @@ def test_a_node_that_was_revoked_is_gone_within_seconds(pair: Pair) -> None:
     pair.a.ctl("nodes", "revoke", "b", "-y")
     until(lambda: not workers(pair.a), "the worker of b is gone", patience=5)
     until(lambda: not ask(pair.b, "cluster")["member"], "b knows", patience=5)
-    pair.b.kill()
-    pair.b.start()
+    restart(pair.b)
     assert not workers(pair.a)
     pair.a.ctl("nodes", "forget", "b", "-y")
     pair.b.ctl("cluster", "leave", "--force", "-y")

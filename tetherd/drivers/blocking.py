@@ -32,11 +32,11 @@ class BlockingCaller:
     Waiting in the kernel instead of on an event loop halves the time of a round trip; runners live on it. To a process
     of this host every thread has its own connection; to others they share one, and an attempt that brought none for
     ``redial`` seconds is given up for a new one by the next call that fails for it. Roles of another host are called
-    with a ``secret``.
+    with a ``secret``, which is asked for anew with every such attempt: certificates change.
     """
 
     def __init__(
-        self, address: str, *, max_message: int, redial: Seconds = REDIAL, secret: Secret | None = None
+        self, address: str, *, max_message: int, redial: Seconds = REDIAL, secret: Callable[[], Secret] | None = None
     ) -> None:
         self.address = address
         self._secret = secret
@@ -47,8 +47,9 @@ class BlockingCaller:
         self._lanes: list[Lane] = []
         self._socket: Any = None
         if not address.startswith(IPC):
-            self._socket = nng.open_req(max_message, secret.node if secret else "")
-            nng.dial(self._socket, address, secret)
+            shown = secret() if secret else None
+            self._socket = nng.open_req(max_message, shown.node if shown else "")
+            nng.dial(self._socket, address, shown)
         self._dialed = time.monotonic()
 
     def lane(self) -> Callable[..., Any]:
@@ -99,5 +100,5 @@ class BlockingCaller:
     def _dial_again(self) -> None:
         with self._dialing:  # lanes fail together, and each attempt is to have its time
             if self._socket is not None and time.monotonic() - self._dialed >= self._redial:
-                nng.redial(self._socket, self.address, self._secret)
+                nng.redial(self._socket, self.address, self._secret() if self._secret else None)
                 self._dialed = time.monotonic()

@@ -9,9 +9,11 @@ import errno
 import hashlib
 import http
 import logging
+import socket
 import ssl
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Final, TypeAlias, TypeVar
 
 import msgspec
@@ -93,42 +95,39 @@ class EnrolmentServer:
         self._admitted = admitted
         self._failures = Failures()
         self._open = 0
-        self._leaf = b""
-        self._context: ssl.SSLContext
+        self._renewed = asyncio.Event()
         self.show(credentials)
 
     def show(self, credentials: Credentials) -> None:
-        """Show this certificate to who connects when ``run`` begins, or begins again."""
+        """Show this certificate to who connects from now on."""
         self._context = mutual.listening(credentials)
         self._context.verify_mode = ssl.CERT_NONE  # who has a certificate already need not join
         self._leaf = leaf_digest(credentials.chain_pem)
+        self._renewed.set()
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Serve until cancelled. Raises InUse, BadConfig."""
-        host, _, port = self._listen.rpartition(":")
-        try:
-            server = await asyncio.start_server(
-                self._meet,
-                host.strip("[]"),
-                int(port),
-                ssl=self._context,
-                ssl_handshake_timeout=HANDSHAKE,
-                limit=MAX_HEAD,
-            )
-        except OSError as error:
-            kind = InUse if error.errno == errno.EADDRINUSE else BadConfig
-            fix = "stop what uses it, or set cluster.enrol"
-            raise kind(f"cannot listen on {self._listen}: {error.strerror or error}", fix=fix) from None
-        async with server:
+        with _listen(self._listen) as listener:
             ready()
-            await server.serve_forever()
+            while True:
+                self._renewed.clear()
+                # What is asked over a connection is proven about the certificate that it was opened with.
+                meet = partial(self._meet, leaf=self._leaf)
+                # The listener itself stays open: who connects in between waits for the next round.
+                server = await asyncio.start_server(
+                    meet, sock=listener.dup(), ssl=self._context, ssl_handshake_timeout=HANDSHAKE, limit=MAX_HEAD
+                )
+                try:
+                    await self._renewed.wait()
+                finally:
+                    server.close()
 
-    async def _meet(self, reader: Reader, writer: Writer) -> None:
+    async def _meet(self, reader: Reader, writer: Writer, leaf: bytes) -> None:
         address = str(writer.get_extra_info("peername")[0])
         self._open += 1
         try:
             async with asyncio.timeout(PATIENCE):
-                status, body = await self._reply(reader, address)
+                status, body = await self._reply(reader, address, leaf)
                 writer.write(_head(status, len(body)) + body)
                 await writer.drain()
         except (TimeoutError, OSError):
@@ -139,11 +138,11 @@ class EnrolmentServer:
             with contextlib.suppress(OSError):
                 await writer.wait_closed()
 
-    async def _reply(self, reader: Reader, address: str) -> tuple[int, bytes]:
+    async def _reply(self, reader: Reader, address: str, leaf: bytes) -> tuple[int, bytes]:
         try:
             self._check_load(address)
             method, path, body = await _request(reader)
-            return 200, msgspec.json.encode(await self._answer(method, path, body))
+            return 200, msgspec.json.encode(await self._answer(method, path, body, leaf))
         except TetherError as error:
             if not isinstance(error, QueueFull):
                 self._failures.add(address, self._clock.monotonic())
@@ -164,7 +163,7 @@ class EnrolmentServer:
         if self._open > MAX_CONNECTIONS:
             raise QueueFull("too many hosts ask at once", fix="try again", retry_after=1.0)
 
-    async def _answer(self, method: str, path: str, body: bytes) -> msgspec.Struct:
+    async def _answer(self, method: str, path: str, body: bytes, leaf: bytes) -> msgspec.Struct:
         now = self._clock.wall()
         if path == NETWORK:
             roster = await asyncio.to_thread(self._authority.describe)
@@ -175,13 +174,26 @@ class EnrolmentServer:
             raise MethodNotAllowed(f"{method} is not served at this path", fix="use POST")
         if path == JOIN:
             asked = _decode(body, JoinRequest)
-            admission = await asyncio.to_thread(self._authority.join, asked, self._leaf, now)
+            admission = await asyncio.to_thread(self._authority.join, asked, leaf, now)
             _log.info("a host joined", extra={"host": asked.name})
         else:
             renewed = _decode(body, RenewRequest)
-            admission = await asyncio.to_thread(self._authority.renew, renewed, self._leaf, now)
+            admission = await asyncio.to_thread(self._authority.renew, renewed, leaf, now)
         self._admitted()
         return admission
+
+
+def _listen(address: str) -> socket.socket:
+    host, _, port = address.rpartition(":")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        listener = socket.create_server((host.strip("[]"), int(port)), family=family, backlog=MAX_CONNECTIONS)
+    except OSError as error:
+        kind = InUse if error.errno == errno.EADDRINUSE else BadConfig
+        fix = "stop what uses it, or set cluster.enrol"
+        raise kind(f"cannot listen on {address}: {error.strerror or error}", fix=fix) from None
+    listener.setblocking(False)
+    return listener
 
 
 def leaf_digest(chain_pem: str) -> bytes:

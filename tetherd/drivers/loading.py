@@ -56,8 +56,10 @@ def dial(assignment: Assignment, address: str, node: str) -> BlockingCaller:
     # The certificate machinery is memory that a runner beside its orchestrator does without.
     from tetherd.drivers.keys import load as credentials
 
-    secret = Secret(credentials(Path(assignment.identity)), node)
-    return BlockingCaller(address, max_message=assignment.max_message, secret=secret)
+    identity = Path(assignment.identity)
+    return BlockingCaller(
+        address, max_message=assignment.max_message, secret=lambda: Secret(credentials(identity), node)
+    )
 
 
 def _ask(call: Any, request: Request[Any]) -> Any:
