@@ -19,7 +19,7 @@ _tetherctl() {
             continue
         fi
         case $word in
-        --endpoint|-o|--output|--color|--timeout|--progress|-i|--input|--concurrency|--deadline|--name|--alias|-d|--directory|--to|--role|--ttl|--token-file) skip=1 ;;
+        --endpoint|-o|--output|--color|--timeout|--progress|-i|--input|--concurrency|--deadline|--name|--alias|-d|--directory|--to|--role|--ttl|--token-file|--only|--count|--for) skip=1 ;;
         -*) ;;
         *)
             case $path in
@@ -61,6 +61,9 @@ _tetherctl() {
             "nodes revoke") words="-y --yes -h --help" ;;
             "nodes forget") words="-y --yes -h --help" ;;
             "status") words="-h --help" ;;
+            "doctor") words="--only --strict -h --help" ;;
+            "netcheck") words="-h --help" ;;
+            "ping") words="--count --until-direct --for -h --help" ;;
             "config show") words="-h --help" ;;
             "config path") words="-h --help" ;;
             "config validate") words="-h --help" ;;
@@ -72,7 +75,7 @@ _tetherctl() {
         return
     fi
     case $path in
-        "") words="infer models cluster nodes status config version completion help" ;;
+        "") words="infer models cluster nodes status doctor netcheck ping config version completion help" ;;
         models) words="ls show push pull versions promote rollback load unload rm" ;;
         cluster) words="init token join members leave ca" ;;
         nodes) words="ls show label revoke forget" ;;
@@ -100,12 +103,15 @@ _tetherctl() {
         "nodes revoke") words="" ;;
         "nodes forget") words="" ;;
         "status") words="" ;;
+        "doctor") words="" ;;
+        "netcheck") words="" ;;
+        "ping") words="" ;;
         "config show") words="" ;;
         "config path") words="" ;;
         "config validate") compopt -o default; return ;;
         "version") words="" ;;
         "completion") words="bash zsh fish" ;;
-        "help") words="environment exit-codes output errors globals quickstart infer models cluster nodes status config version completion help" ;;
+        "help") words="environment exit-codes output errors globals quickstart infer models cluster nodes status doctor netcheck ping config version completion help" ;;
     esac
     _tetherctl_words "$words"
 }

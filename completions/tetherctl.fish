@@ -10,7 +10,7 @@ function __tetherctl_path
             continue
         end
         switch $word
-            case --endpoint -o --output --color --timeout --progress -i --input --concurrency --deadline --name --alias -d --directory --to --role --ttl --token-file
+            case --endpoint -o --output --color --timeout --progress -i --input --concurrency --deadline --name --alias -d --directory --to --role --ttl --token-file --only --count --for
                 set skip 1
             case '-*'
             case '*'
@@ -32,6 +32,9 @@ complete -c tetherctl -n '__tetherctl_at' -a models -d 'Push, list and steer mod
 complete -c tetherctl -n '__tetherctl_at' -a cluster -d 'Found a network of hosts, let hosts in, join one.'
 complete -c tetherctl -n '__tetherctl_at' -a nodes -d 'Look at the nodes of the network and send them away.'
 complete -c tetherctl -n '__tetherctl_at' -a status -d 'Show whether inference can be served, and by whom.'
+complete -c tetherctl -n '__tetherctl_at' -a doctor -d 'Examine this host and its network, and say what to do.'
+complete -c tetherctl -n '__tetherctl_at' -a netcheck -d 'Show how this host finds others, and what was dropped.'
+complete -c tetherctl -n '__tetherctl_at' -a ping -d 'Ask a node for a sign of life, and show the path to it.'
 complete -c tetherctl -n '__tetherctl_at' -a config -d 'Look at the configuration in effect.'
 complete -c tetherctl -n '__tetherctl_at' -a version -d 'Print the versions of this tool and of the daemon.'
 complete -c tetherctl -n '__tetherctl_at' -a completion -d 'Print a completion script for bash, zsh or fish.'
@@ -114,6 +117,14 @@ complete -c tetherctl -n '__tetherctl_at nodes revoke' -s h -l help -d 'Explain 
 complete -c tetherctl -n '__tetherctl_at nodes forget' -s y -l yes -d 'Do not ask.'
 complete -c tetherctl -n '__tetherctl_at nodes forget' -s h -l help -d 'Explain the command.'
 complete -c tetherctl -n '__tetherctl_at status' -s h -l help -d 'Explain the command.'
+complete -c tetherctl -n '__tetherctl_at doctor' -l only -x -d 'Only these checks: config, socket, seeds, multicast, udp, tcp, tls, clock, disk, files.'
+complete -c tetherctl -n '__tetherctl_at doctor' -l strict -d 'Fail on warnings too.'
+complete -c tetherctl -n '__tetherctl_at doctor' -s h -l help -d 'Explain the command.'
+complete -c tetherctl -n '__tetherctl_at netcheck' -s h -l help -d 'Explain the command.'
+complete -c tetherctl -n '__tetherctl_at ping' -l count -x -d 'How often, once a second. Default: 1.'
+complete -c tetherctl -n '__tetherctl_at ping' -l until-direct -d 'Go on until a path is not relayed.'
+complete -c tetherctl -n '__tetherctl_at ping' -l for -x -d 'How long to go on for a direct path. Default: 60s.'
+complete -c tetherctl -n '__tetherctl_at ping' -s h -l help -d 'Explain the command.'
 complete -c tetherctl -n '__tetherctl_at config show' -s h -l help -d 'Explain the command.'
 complete -c tetherctl -n '__tetherctl_at config path' -s h -l help -d 'Explain the command.'
 complete -c tetherctl -n '__tetherctl_at config validate' -F
@@ -121,7 +132,7 @@ complete -c tetherctl -n '__tetherctl_at config validate' -s h -l help -d 'Expla
 complete -c tetherctl -n '__tetherctl_at version' -s h -l help -d 'Explain the command.'
 complete -c tetherctl -n '__tetherctl_at completion' -a 'bash zsh fish'
 complete -c tetherctl -n '__tetherctl_at completion' -s h -l help -d 'Explain the command.'
-complete -c tetherctl -n '__tetherctl_at help' -a 'environment exit-codes output errors globals quickstart infer models cluster nodes status config version completion help'
+complete -c tetherctl -n '__tetherctl_at help' -a 'environment exit-codes output errors globals quickstart infer models cluster nodes status doctor netcheck ping config version completion help'
 complete -c tetherctl -n '__tetherctl_at help' -s h -l help -d 'Explain the command.'
 complete -c tetherctl -l endpoint -x -d 'Where tetherd answers: unix:///path or http://host:port.'
 complete -c tetherctl -s o -l output -x -a 'table json ndjson name' -d 'Form of the output; --json is -o json.'
