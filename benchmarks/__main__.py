@@ -1,4 +1,4 @@
-"""``python -m benchmarks serving|failover|memory``: measure, print, and leave no process behind."""
+"""``python -m benchmarks serving|failover|memory|dht|relay``: measure, print, and leave no process behind."""
 
 import argparse
 import signal
@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import contenders, failover, memory, serving
+from benchmarks import contenders, dht, failover, memory, relay, serving
 from benchmarks.load import WrongAnswer
 from benchmarks.tether import NotReady
 from benchmarks.workloads import NAMES
@@ -24,7 +24,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             if options.what == "serving":
                 return _serving(options, folder)
-            figures = failover.run(folder) if options.what == "failover" else memory.run(folder, options.cycles)
+            if options.what == "dht":
+                figures = dht.run(options.rounds, options.count)
+            elif options.what == "memory":
+                figures = memory.run(folder, options.cycles)
+            else:
+                figures = (failover if options.what == "failover" else relay).run(folder)
         except (NotReady, WrongAnswer, OSError) as error:
             print(f"FAILED {error!r}" if isinstance(error, OSError) else f"FAILED {error}")
             return 1
@@ -62,8 +67,12 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--peers", nargs="*", choices=peers, default=peers, help="which peers take part (all)")
     verb.add_argument("--peers-only", action="store_true", help="leave Tether out")
     verbs.add_parser("failover", help="kill one of two runners under load")
+    verbs.add_parser("relay", help="round trips and throughput of a relayed connection beside a direct one")
     verb = verbs.add_parser("memory", help="load and unload a model many times")
     verb.add_argument("--cycles", type=int, default=50)
+    verb = verbs.add_parser("dht", help="announce and look up beside HyperDHT (needs node and npm)")
+    verb.add_argument("--rounds", type=int, default=10)
+    verb.add_argument("--count", type=int, default=20, help="operations a round")
     return parser
 
 

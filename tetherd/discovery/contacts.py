@@ -22,6 +22,12 @@ class Contact(NamedTuple):
 
 
 @lru_cache(maxsize=2048)
+def same(address: Address) -> Address:
+    """Return an address as it was first seen: what is kept for long shares one copy of it."""
+    return address
+
+
+@lru_cache(maxsize=2048)
 def pack_address(address: Address) -> bytes:
     """Return 6 bytes for IPv4, 18 for IPv6. Raises ValueError for anything else."""
     host, port = address

@@ -90,7 +90,7 @@ class Exchange:
         self._known: dict[bytes, Peer] = {}
         self._limits = Limits()
         self._greeter = _Greeter()
-        self._greeted: dict[bytes, Seconds] = {}
+        self._greeted: dict[tuple[bytes, Address], Seconds] = {}
         tables = (self.table, self.store, Tokens(entropy(32)))
         self._responder = Responder(signer, keyring.network, tables, self.prove, rules.member)
 
@@ -204,16 +204,18 @@ class Exchange:
         return self._limits.refuse(source, ask.count, ask.sent / 1000, cost, (now, self.wall(now)))
 
     def _meet(self, contact: Contact, now: Seconds) -> None:
-        """Greet whoever asked and serves, if the table has room for it, so that it can prove who it is."""
-        peer = self._at(contact.id, contact.address)
-        if (peer and not peer.failures and peer in self.table) or not self.table.wants(contact.number):
+        """Greet whoever asked and serves, so that it can prove who it is: one that is new, that failed, that moved."""
+        peer = self._known.get(contact.id)
+        if peer is not None and peer.address == contact.address and not peer.failures and peer in self.table:
             return
-        if now - self._greeted.get(contact.id, -GREET_AGAIN) < GREET_AGAIN:
+        moved = peer is not None and peer.address != contact.address
+        if not (moved or self.table.wants(contact.number)) or not self.rules.allow(contact.address):
             return
         if len(self._greeted) >= MAX_GREETINGS:
-            self._greeted = {node: at for node, at in self._greeted.items() if now - at < GREET_AGAIN}
-        if len(self._greeted) < MAX_GREETINGS and self.rules.allow(contact.address):
-            self._greeted[contact.id] = now
+            self._greeted = {each: at for each, at in self._greeted.items() if now - at < GREET_AGAIN}
+        key = (contact.id, contact.address)
+        if len(self._greeted) < MAX_GREETINGS and now - self._greeted.get(key, -GREET_AGAIN) >= GREET_AGAIN:
+            self._greeted[key] = now
             self.ask(contact, Ping(), self._greeter, now)
 
     # --- the asking side ---
@@ -229,10 +231,11 @@ class Exchange:
             self._failed(request, now)
             return
         peer = self._acquaint(answer.sender, source, now)
-        peer.token, peer.token_at = answer.token, now
-        peer.answered(now, now - request.sent if request.tries == 1 else -1.0)
-        if answer.flags & SERVES:
-            self.table.add(peer)
+        if peer is not None:
+            peer.token, peer.token_at = answer.token, now
+            peer.answered(now, now - request.sent if request.tries == 1 else -1.0)
+            if answer.flags & SERVES:
+                self.table.add(peer)
         request.node = answer.sender
         if answer.code == Code.UNVERIFIED and not request.again:
             self._repeat(request, now)
@@ -258,8 +261,8 @@ class Exchange:
             self.conflicts.append(Conflict(node, known.address, request.address, proven=False))
         return "unproven"
 
-    def _acquaint(self, node: bytes, address: Address, now: Seconds) -> Peer:
-        """Return the peer that proved to be ``node`` at ``address``."""
+    def _acquaint(self, node: bytes, address: Address, now: Seconds) -> Peer | None:
+        """Return the peer that proved to be ``node`` at ``address``; None while it is still alive elsewhere."""
         peer = self._known.get(node)
         if peer is None:
             if len(self._known) >= MAX_KNOWN:
@@ -268,6 +271,7 @@ class Exchange:
         elif peer.address != address:
             if not peer.failures and now - peer.seen < ALIVE:
                 self.conflicts.append(Conflict(node, peer.address, address, proven=True))
+                return None
             peer.move(address)
         return peer
 

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from tetherd.discovery.contacts import Address
+from tetherd.discovery.contacts import Address, same
 from tetherd.types import Seconds
 
 RATE: Final = 1000.0
@@ -80,6 +80,7 @@ class Limits:
         known = self._sources.get(source)
         if known is None:
             _make_room(self._sources)
+            source = same(source)
             known = self._sources[source] = _Source(BURST, now)
         host = self._hosts.get(source[0])
         if host is None:

@@ -1,6 +1,6 @@
 """What a node is asked to do, as small state machines: find what lies under a key, keep a record at its place."""
 
-from typing import Final, Protocol
+from typing import Final, Literal, Protocol
 
 from tetherd.discovery.contacts import Contact, split, unpack
 from tetherd.discovery.exchange import Exchange
@@ -35,7 +35,7 @@ class Watcher(Protocol):
 class Search:
     """Walks to a key and gathers what is kept of ``kind`` there (0: only walks)."""
 
-    def __init__(self, exchange: Exchange, key: bytes, kind: Kind | int, watcher: Watcher, now: Seconds) -> None:
+    def __init__(self, exchange: Exchange, key: bytes, kind: Kind | Literal[0], watcher: Watcher, now: Seconds) -> None:
         self.key = key
         self.kind = kind
         self.deadline = now + LONGEST
@@ -55,7 +55,7 @@ class Search:
         exchange.table.use(self.walk.key, now)
         for peer in exchange.table.closest(self.walk.key):
             self._learn(Contact(peer.id, peer.number, peer.address), now)
-        for record in exchange.store.find(self.kind, self.key, exchange.wall(now)) if self.kind else ():  # type: ignore[arg-type]
+        for record in exchange.store.find(self.kind, self.key, exchange.wall(now)) if self.kind else ():
             self._heard.add(record.blob)
             self._keep(record)
         self._go_on(now)

@@ -6,7 +6,7 @@ Only nodes that proved their id and serve are ever put in. A node leaves after f
 from collections.abc import Iterator
 from typing import Final
 
-from tetherd.discovery.contacts import Address, pack_address
+from tetherd.discovery.contacts import Address, pack_address, same
 from tetherd.discovery.ids import number, shared
 from tetherd.types import Seconds
 
@@ -51,7 +51,7 @@ class Peer:
 
     def move(self, address: Address) -> None:
         """Take note of another address; what was learnt with the old one is void."""
-        self.address = address
+        self.address = same(address)
         self.packed = self.id + pack_address(address)
         self.token = b""
         self.rtt = -1.0
@@ -126,10 +126,6 @@ class Table:
             if len(found) >= count:
                 break
         return found[:count]
-
-    def stalest(self) -> Peer | None:
-        """Return the peer that was not heard for longest."""
-        return min(self, key=lambda peer: peer.seen, default=None)
 
     def use(self, key: int, now: Seconds) -> None:
         """Take note that a lookup went through the bucket of a key."""

@@ -22,6 +22,7 @@ JOIN: Final[tuple[Seconds, ...]] = (0.25, 0.5, 1.0, 2.0, 5.0, 15.0)
 """How long to wait before seeds that are not in the table are asked again."""
 
 PROBE: Final[Seconds] = 1.0
+PROBES: Final = 4
 QUIET: Final[Seconds] = 30.0
 """A peer that was silent for this long is probed."""
 
@@ -58,7 +59,7 @@ class Upkeep:
             self._ask_seeds(now)
         if now >= self._probe:
             self._probe = now + self._jitter(PROBE)
-            self._ask_stalest(now)
+            self._ask_quiet(now)
         if now >= self._around:
             self._around = self._look.pop(0) if self._look else now + self._jitter(AROUND)
             self._plan(now)
@@ -104,11 +105,11 @@ class Upkeep:
         self._join = now + self._jitter(JOIN[min(self._attempts, len(JOIN) - 1)])
         self._attempts += 1
 
-    def _ask_stalest(self, now: Seconds) -> None:
-        table = self._exchange.table
-        doubtful = next((peer for peer in table if peer.failures or peer.doubted), None)
-        peer = doubtful or table.stalest()
-        if peer and (doubtful or now - peer.seen > QUIET):
+    def _ask_quiet(self, now: Seconds) -> None:
+        """Ask a few of those that were not heard for long, and first those that kept somebody waiting."""
+        quiet = [peer for peer in self._exchange.table if peer.failures or peer.doubted or now - peer.seen > QUIET]
+        quiet.sort(key=lambda peer: (not peer.failures, not peer.doubted, peer.seen))
+        for peer in quiet[:PROBES]:
             self._exchange.ask(Contact(peer.id, peer.number, peer.address), Ping(), self, now)
 
     def _plan(self, now: Seconds) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from enum import IntEnum
 from hashlib import sha256
 from hmac import digest
-from typing import Annotated, Final, TypeAlias
+from typing import Annotated, Final, Literal, TypeAlias
 
 import msgspec
 from cryptography.exceptions import InvalidTag
@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from msgspec import Meta
 
 from tetherd.errors import BadFrame, Internal
+from tetherd.wire.records import Kind
 from tetherd.wire.signatures import MAX_SIGNATURE, PUBLIC_SIZE
 
 VERSION: Final = 1
@@ -72,7 +73,7 @@ class Seek(msgspec.Struct, array_like=True, tag=1):
     """
 
     target: Id
-    kind: Annotated[int, Meta(ge=0, le=3)] = 0
+    kind: Kind | Literal[0] = 0
     after: Annotated[bytes, Meta(max_length=32)] | None = None
 
 
@@ -185,9 +186,10 @@ encode: Final = msgspec.msgpack.Encoder().encode
 def decode(plain: bytes) -> Ask | Answer:
     """Decode the body of a datagram. Raises BadDatagram."""
     try:
-        return _decoder.decode(plain)
+        message: Ask | Answer = _decoder.decode(plain)
     except (msgspec.MsgspecError, RecursionError) as error:
         raise BadDatagram("malformed", f"the body is malformed: {error}") from None
+    return message
 
 
 def padded(ask: Ask) -> bytes:
