@@ -7,11 +7,9 @@ from typing import Any
 
 from tetherd import __version__
 from tetherd.config.schema import Config
+from tetherd.daemon.models import Models
 from tetherd.daemon.network import Duty, Network, Place
-from tetherd.drivers.blobs import DiskBlobs
 from tetherd.drivers.http import HttpServer
-from tetherd.drivers.inspect import ChildInspector
-from tetherd.drivers.ledger import SqliteLedger
 from tetherd.drivers.local import LocalCaller, NobodyCaller
 from tetherd.drivers.papers import DiskPapers
 from tetherd.drivers.processes import ProcessLauncher
@@ -24,7 +22,6 @@ from tetherd.roles.gateway.cluster import Cluster
 from tetherd.roles.gateway.routing import Table
 from tetherd.roles.gateway.status import Facts, Status
 from tetherd.roles.gateway.surface import Surface
-from tetherd.roles.manager import Manager
 from tetherd.roles.membership import Membership
 from tetherd.roles.orchestrator import Limits, Orchestrator
 from tetherd.roles.worker import Place as WorkerPlace
@@ -48,7 +45,7 @@ class Daemon:
         self._routes: dict[type[Request[Any]], Handler] = {}
         self._local = LocalCaller(self._routes)
         self._callers: dict[str, RemoteCaller] = {}
-        self._ledger: SqliteLedger | None = None
+        self._models: Models | None = None
         self._orchestrator: Orchestrator | None = None
         self._roles: list[Role] = []
         facts = Facts(
@@ -82,7 +79,8 @@ class Daemon:
             door=self._network.door if self._network else None,
         )
         network = self._network.duties if self._network else []
-        self.duties: list[Duty] = [rpc.run, *network, *(role.run for role in self._roles)]
+        bulk: list[Duty] = self._models.duties if self._models else []
+        self.duties: list[Duty] = [rpc.run, *network, *bulk, *(role.run for role in self._roles)]
 
     async def drain(self, grace: Seconds) -> None:
         """Take no new requests; return when those that are here are answered, or after ``grace`` seconds."""
@@ -97,8 +95,8 @@ class Daemon:
             caller.close()
         if self._network:
             self._network.close()
-        if self._ledger:
-            self._ledger.close()
+        if self._models:
+            self._models.close()
 
     def _hosts(self, role: RoleName) -> bool:
         return role in self._membership.roles
@@ -168,17 +166,9 @@ class Daemon:
         self._add(gateway)
         return gateway.app
 
-    def _manager(self) -> Manager:
-        node, settings = self._config.node, self._config.manager
-        self._ledger = SqliteLedger(node.state_dir / "ledger.db")
-        return Manager(
-            blobs=DiskBlobs(node.state_dir / "blobs", max_size=settings.max_model),
-            ledger=self._ledger,
-            inspector=ChildInspector(node.state_dir / "inspect", timeout=settings.inspect_timeout),
-            clock=self._clock,
-            max_model=settings.max_model,
-            upload_ttl=settings.upload_ttl,
-        )
+    def _manager(self) -> Models:
+        self._models = Models(self._config, self._clock, self._network)
+        return self._models
 
     def _orchestrate(self) -> Orchestrator:
         settings = self._config.orchestrator
@@ -210,6 +200,7 @@ class Daemon:
             # Two workers may share a host and its name; an id is one worker's, for its life.
             worker=f"{config.node.name}-{secrets.token_hex(2)}",
             node=config.node.name,
+            node_id=self._network.node if self._network else "",
             orchestrator=orchestrator.address,
             orchestrator_node=orchestrator.node,
             manager=manager.address,

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, NamedTuple, TypeAlias
 
+from tetherd.config import addresses
 from tetherd.config.schema import Config
 from tetherd.drivers.door import Door
 from tetherd.drivers.enrolment import EnrolmentServer
@@ -16,6 +17,7 @@ from tetherd.policy.membership import DIALABLE, Standing
 from tetherd.ports import Clock
 from tetherd.roles.membership import Membership
 from tetherd.types import Credentials, RoleName
+from tetherd.wire.roster import Member
 
 Duty: TypeAlias = Callable[[Callable[[], None]], Coroutine[Any, Any, None]]
 
@@ -52,6 +54,29 @@ class Network:
             self.door = Door([address], credentials, Admission(membership.roles_of), clock)
         self.duties.append(self._follow)
         membership.renewed = [self._renewed]
+
+    @property
+    def node(self) -> str:
+        """This host's id."""
+        return self._standing.node
+
+    def credentials(self) -> Credentials:
+        """Return what this node shows its peers now."""
+        return (self._membership.standing or self._standing).credentials
+
+    def roles_of(self, node: str) -> tuple[RoleName, ...] | None:
+        """Return the roles of a member, None for one that is none."""
+        return self._membership.roles_of(node)
+
+    def primary(self) -> Member | None:
+        """Return the member whose manager the others follow."""
+        return policy.primary(self._standing.roster)
+
+    def reachable(self, port: int) -> str:
+        """Return HOST:PORT where others reach a port of this host, under the first name that it gave them."""
+        me = self._standing.me
+        host = addresses.split(me.addresses[0])[0] if me and me.addresses else "127.0.0.1"
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
     def place(self, role: RoleName) -> Place | None:
         """Return where another node hosts a role."""

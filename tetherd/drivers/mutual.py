@@ -6,6 +6,7 @@ nothing else. TLS 1.3 only.
 
 import os
 import ssl
+from collections.abc import Callable
 from typing import Any, Final
 
 from tetherd.errors import BadConfig, PermissionDenied
@@ -27,6 +28,22 @@ def dialling(credentials: Credentials) -> ssl.SSLContext:
     # A node's name is longer than a label of a host name may be, so ssl cannot compare it: ``peer`` does.
     context.check_hostname = False
     return context
+
+
+class Renewing:
+    """The TLS context that ``make`` makes of the credentials in force, made again when these are renewed."""
+
+    def __init__(self, make: Callable[[Credentials], ssl.SSLContext], current: Callable[[], Credentials]) -> None:
+        self._make = make
+        self._current = current
+        self._made: tuple[Credentials, ssl.SSLContext] | None = None
+
+    def __call__(self) -> ssl.SSLContext:
+        """Return the context. Raises BadConfig."""
+        credentials = self._current()
+        if self._made is None or self._made[0] != credentials:
+            self._made = credentials, self._make(credentials)
+        return self._made[1]
 
 
 def peer(connection: ssl.SSLSocket) -> str:

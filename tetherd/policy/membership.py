@@ -79,6 +79,11 @@ def hosts(roster: Roster, role: RoleName, me: str) -> list[Member]:
     return sorted((each for each in found if each.node != me), key=lambda each: (each.joined, each.node))
 
 
+def primary(roster: Roster) -> Member | None:
+    """Return the member whose manager writes the catalog, which the other managers follow: the first that joined."""
+    return next(iter(hosts(roster, "manager", "")), None)
+
+
 def dialable(roster: Roster, me: str) -> dict[str, tuple[str, ...]]:
     """Return the other members that say where they can be dialled, and where."""
     return {
@@ -88,7 +93,9 @@ def dialable(roster: Roster, me: str) -> dict[str, tuple[str, ...]]:
 
 def anchors(standing: Standing, roles: Collection[RoleName]) -> list[tuple[str, tuple[str, ...]]]:
     """Return what a host's composition rests on besides its own roles: the nodes whose roles it calls, and where."""
-    called = (hosts(standing.roster, role, standing.node) for role in CALLED if role not in roles)
+    called = [hosts(standing.roster, role, standing.node) for role in CALLED if role not in roles]
+    if "manager" in roles and (first := primary(standing.roster)) and first.node != standing.node:
+        called.append([first])
     return [(found[0].node, found[0].addresses[:1]) for found in called if found]
 
 

@@ -19,6 +19,7 @@ from tetherd.ports import Caller, Clock, Handler, Launcher, Runner
 from tetherd.roles.worker.copies import Copy, Group, Keeper, stop
 from tetherd.types import Isolation, Seconds, parse_reference
 from tetherd.wire.assignments import Assignment
+from tetherd.wire.chunks import BlobSource
 from tetherd.wire.messages import (
     Catalog,
     Commands,
@@ -31,10 +32,12 @@ from tetherd.wire.messages import (
     Version,
     WatchCatalog,
 )
+from tetherd.wire.replication import GetHoldings
 
 _HEARTBEAT: Final[Seconds] = 1.0
 _PARK: Final[Seconds] = 30.0
 _RETRY: Final[Seconds] = 0.25
+_HOLDINGS: Final[Seconds] = 5.0
 _SPARE_RETRY: Final[Seconds] = 10.0
 
 _log = logging.getLogger("tetherd.worker")
@@ -52,6 +55,7 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     orchestrator_node: str = ""  # empty where it is on this host
     manager_node: str = ""
     identity: str = ""
+    node_id: str = ""  # of this host; empty in no network
     log_level: LogLevel = "info"
     log_format: LogFormat = "json"
 
@@ -76,6 +80,7 @@ class Worker:
         self._launchers = launchers
         self._clock = clock
         self._groups: dict[str, Group] = {}
+        self._known_sources: dict[str, tuple[BlobSource, ...]] = {}
         self._ids = itertools.count(1)
         self._spare: Runner | None = None
         self._spared = asyncio.Event()
@@ -201,7 +206,7 @@ class Worker:
             self._changed.set()
 
     async def _start(self, group: Group, copy: Copy) -> Runner:
-        assignment = self._assignment(group, copy)
+        assignment = msgspec.structs.replace(self._assignment(group, copy), sources=await self._sources(group.load))
         if group.isolation == "process" and self._spare is not None:
             spare, self._spare = self._spare, None
             self._spared.set()
@@ -211,6 +216,22 @@ class Worker:
         runner = await self._launchers[group.isolation].launch()
         await runner.assign(assignment)
         return runner
+
+    async def _sources(self, load: Load) -> tuple[BlobSource, ...]:
+        """Return the managers of other hosts that hold a version; none where this host's own does."""
+        if not self._place.node_id:
+            return ()
+        try:
+            request = GetHoldings((load.version,))
+            found = await self._manager.call(request, deadline=self._clock.monotonic() + _HOLDINGS)
+        except TetherError:
+            return self._known_sources.get(load.version, ())
+        holders = [one for one in found.holders if one.alive and one.held]
+        here = any(one.node == self._place.node_id for one in holders)
+        sources = () if here else tuple(BlobSource(one.node, one.address) for one in holders)
+        self._known_sources = {v: known for v, known in self._known_sources.items() if v in self._groups}
+        self._known_sources[load.version] = sources
+        return sources
 
     def _assignment(self, group: Group, copy: Copy) -> Assignment:
         load, settings = group.load, self._settings.settings(group.load.model)

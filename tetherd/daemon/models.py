@@ -1,0 +1,105 @@
+"""The manager role as this host has it: alone, the primary of its network, or a follower of the primary."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from tetherd.config import addresses
+from tetherd.config.schema import Config
+from tetherd.daemon.network import Duty, Network
+from tetherd.drivers.blobs import DiskBlobs
+from tetherd.drivers.bulk import BulkServer
+from tetherd.drivers.drafts import Drafts
+from tetherd.drivers.fetch import BulkClient
+from tetherd.drivers.inspect import ChildInspector
+from tetherd.drivers.ledger import SqliteLedger
+from tetherd.drivers.mutual import Renewing, dialling, listening
+from tetherd.drivers.replicas import FileCatalog, StoreFetcher
+from tetherd.errors import PermissionDenied
+from tetherd.ports import Clock, Handler, Role
+from tetherd.roles.holdings import Here, Holders
+from tetherd.roles.manager import Manager
+from tetherd.roles.replica import Primary, Replica, Store
+from tetherd.wire.messages import Request
+
+
+class Models:
+    """Implements ports.Role with whichever manager belongs here; ``duties`` run beside it."""
+
+    def __init__(self, config: Config, clock: Clock, network: Network | None) -> None:
+        self._config = config
+        self._clock = clock
+        self._network = network
+        self._ledger: SqliteLedger | None = None
+        self._blobs = DiskBlobs(config.node.state_dir / "blobs", max_size=config.manager.max_model)
+        self._drafts = Drafts()
+        self._here = Here("", "", config.node.name)
+        self.duties: list[Duty] = []
+        if network is not None:
+            port = addresses.split(config.cluster.bulk)[1]
+            self._here = Here(network.node, network.reachable(port), config.node.name)
+            self.duties.append(self._server(network).run)
+        self._routes: Mapping[type[Request[Any]], Handler] = {}
+        self._role = self._manager()
+
+    def routes(self) -> Mapping[type[Request[Any]], Handler]:
+        """Return what is answered here."""
+        return self._routes
+
+    async def run(self, ready: Callable[[], None]) -> None:
+        """Serve until cancelled."""
+        await self._role.run(ready)
+
+    def close(self) -> None:
+        """Give up what another composition will need."""
+        if self._ledger:
+            self._ledger.close()
+
+    def _manager(self) -> Role:
+        primary = self._network.primary() if self._network else None
+        if self._network is not None and primary is not None and primary.node != self._here.node:
+            replica = self._replica(self._network, primary.name)
+            self._routes = replica.routes()
+            return replica
+        node, settings = self._config.node, self._config.manager
+        self._ledger = SqliteLedger(node.state_dir / "ledger.db")
+        manager = Manager(
+            blobs=self._blobs,
+            ledger=self._ledger,
+            inspector=ChildInspector(node.state_dir / "inspect", timeout=settings.inspect_timeout),
+            clock=self._clock,
+            max_model=settings.max_model,
+            upload_ttl=settings.upload_ttl,
+        )
+        holders = Holders(self._here, clock=self._clock, versions=manager.versions)
+        self._routes = {**manager.routes(), **holders.routes()}
+        return manager
+
+    def _replica(self, network: Network, primary: str) -> Replica:
+        client = BulkClient(Renewing(dialling, network.credentials))
+        store = Store(
+            self._blobs,
+            StoreFetcher(self._blobs, self._drafts, client, network.node),
+            FileCatalog(self._config.node.state_dir / "followed.json"),
+        )
+        caller = network.caller("manager")
+        assert caller is not None, "a network with a primary has a way to it"
+        return Replica(
+            self._here,
+            store=store,
+            primary=Primary(caller, primary),
+            clock=self._clock,
+            keep=self._config.manager.upload_ttl,
+        )
+
+    def _server(self, network: Network) -> BulkServer:
+        def admit(node: str) -> None:
+            if network.roles_of(node) is None:
+                raise PermissionDenied("the node is no member of this network", fix="join it again with a new token")
+
+        return BulkServer(
+            self._config.cluster.bulk,
+            shelf=self._blobs,
+            drafts=self._drafts,
+            context=Renewing(listening, network.credentials),
+            admit=admit,
+        )
