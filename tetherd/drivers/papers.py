@@ -105,7 +105,7 @@ class DiskPapers:
             self._identity.keep_roster(signed, "".join(roster.roots))
             home = self._identity.home()
             assert home is not None
-            known = _proven(roster, {**home.keys, **keys})
+            known = _proven(roster, home.keys) | _proven(roster, keys)  # none that is forged replaces one that is not
             if known != home.keys:
                 home = Home(node=home.node, network=home.network, name=home.name, enrol=home.enrol, keys=known)
                 self._identity.keep_home(home)

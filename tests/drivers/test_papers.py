@@ -1,0 +1,189 @@
+"""A host's membership on its disk: what is kept, what can be repeated, and what is never taken backwards."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tetherd.drivers import keys
+from tetherd.drivers.clock import SystemClock
+from tetherd.drivers.enrolment import EnrolmentServer
+from tetherd.drivers.papers import DiskPapers
+from tetherd.errors import BadRoster, Conflict, NodeNotFound, NotInNetwork, Revoked, Unreachable
+from tetherd.policy.membership import Standing
+
+CLOCK = SystemClock()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        found: int = probe.getsockname()[1]
+        return found
+
+
+def papers(folder: Path, name: str, port: int = 1) -> DiskPapers:
+    return DiskPapers(folder / name, name, addresses=("127.0.0.1:7443",), enrol=(f"127.0.0.1:{port}",), clock=CLOCK)
+
+
+class Founder:
+    """A founder that lets hosts in."""
+
+    def __init__(self, folder: Path) -> None:
+        self.port = free_port()
+        self.papers = papers(folder, "a", self.port)
+        self.standing = self.papers.found("home", ("orchestrator", "manager"))
+
+    @contextlib.asynccontextmanager
+    async def open(self) -> AsyncIterator[None]:
+        assert self.papers.authority is not None
+        server = EnrolmentServer(
+            f"127.0.0.1:{self.port}",
+            self.papers.authority,
+            self.standing.credentials,
+            clock=CLOCK,
+            admitted=lambda: None,
+        )
+        ready = asyncio.Event()
+        task = asyncio.create_task(server.run(ready.set))
+        await ready.wait()
+        try:
+            yield
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    async def join(self, host: DiskPapers) -> Standing:
+        token = self.papers.invite(("worker",), 60.0, "")
+        async with self.open():
+            standing = await asyncio.to_thread(host.join, token)
+        self.papers.publish()
+        return standing
+
+
+@pytest.fixture
+def founder(tmp_path: Path):
+    made = Founder(tmp_path)
+    yield made
+    made.papers.close()
+
+
+async def test_a_network_is_founded_once_and_found_again(founder: Founder, tmp_path: Path) -> None:
+    standing = founder.standing
+    assert standing.founder
+    assert standing.me is not None
+    assert (standing.me.name, standing.me.roles) == ("a", ("orchestrator", "manager"))
+    assert standing.roster.keys[0].epoch in standing.keys
+    with pytest.raises(Conflict, match="home"):
+        founder.papers.found("other", ("worker",))
+    again = papers(tmp_path, "a").load()
+    assert again is not None
+    assert (again.node, again.network, again.keys) == (standing.node, standing.network, standing.keys)
+
+
+async def test_founding_that_a_crash_interrupted_is_done_again(founder: Founder, tmp_path: Path) -> None:
+    (tmp_path / "a" / "identity" / keys.NETWORK).unlink()
+    again = papers(tmp_path, "a")
+    assert again.load() is None
+    standing = again.found("home", ("orchestrator",))
+    assert (standing.node, standing.network) == (founder.standing.node, founder.standing.network)
+    again.close()
+
+
+async def test_a_host_joins_renews_and_stays(founder: Founder, tmp_path: Path) -> None:
+    host = papers(tmp_path, "b")
+    assert host.load() is None
+    joined = await founder.join(host)
+    assert not joined.founder
+    assert joined.network == founder.standing.network
+    assert joined.keys == founder.standing.keys
+    async with founder.open():
+        renewed = await asyncio.to_thread(host.renew)
+    assert renewed.credentials.chain_pem != joined.credentials.chain_pem
+    assert renewed.credentials.key_pem == joined.credentials.key_pem
+    loaded = papers(tmp_path, "b").load()
+    assert loaded is not None
+    assert loaded.credentials == renewed.credentials
+    with pytest.raises(Conflict):
+        host.join(founder.papers.invite(("worker",), 60.0, ""))
+
+
+async def test_joining_that_a_crash_interrupted_is_repeated_with_the_same_token(
+    founder: Founder, tmp_path: Path
+) -> None:
+    token = founder.papers.invite(("worker",), 60.0, "")
+    async with founder.open():
+        first = await asyncio.to_thread(papers(tmp_path, "b").join, token)
+        (tmp_path / "b" / "identity" / keys.NETWORK).unlink()
+        (tmp_path / "b" / "identity" / keys.CERTIFICATE).unlink()
+        second = await asyncio.to_thread(papers(tmp_path, "b").join, token)
+    assert second.node == first.node
+    assert second.roster.epoch == first.roster.epoch
+
+
+async def test_rosters_are_taken_forwards_only(founder: Founder, tmp_path: Path) -> None:
+    host = papers(tmp_path, "b")
+    joined = await founder.join(host)
+    early = joined.signed
+    late = founder.papers.change(joined.node, labels={"rack": "7"}).signed
+    assert host.accept(late, {}).roster.epoch > joined.roster.epoch
+    taken = host.accept(early, {})
+    assert taken.me is not None
+    assert taken.me.labels == {"rack": "7"}
+    kept = papers(tmp_path, "b").load()
+    assert kept is not None
+    assert kept.me == taken.me
+    with pytest.raises(BadRoster):
+        host.accept(type(late)(late.body, b"\0" * 70, late.signer), {})
+
+
+async def test_keys_that_the_roster_does_not_name_are_not_kept(founder: Founder, tmp_path: Path) -> None:
+    host = papers(tmp_path, "b")
+    joined = await founder.join(host)
+    late = founder.papers.change(joined.node, labels={"rack": "7"}).signed
+    assert host.accept(late, {1: b"forged", 9: b"other"}).keys == joined.keys
+    kept = papers(tmp_path, "b").load()
+    assert kept is not None
+    assert kept.keys == joined.keys
+
+
+async def test_a_revoked_node_knows_and_cannot_renew(founder: Founder, tmp_path: Path) -> None:
+    host = papers(tmp_path, "b")
+    joined = await founder.join(host)
+    news = founder.papers.change(joined.node, revoked=CLOCK.wall())
+    assert host.accept(news.signed, {}).me is None
+    async with founder.open():
+        with pytest.raises(Revoked):
+            await asyncio.to_thread(host.renew)
+    founder.papers.forget(joined.node)
+    async with founder.open():
+        with pytest.raises(NodeNotFound):
+            await asyncio.to_thread(host.renew)
+
+
+async def test_leaving_leaves_nothing(founder: Founder, tmp_path: Path) -> None:
+    host = papers(tmp_path, "b")
+    joined = await founder.join(host)
+    host.leave()
+    assert host.load() is None
+    assert (await founder.join(host)).node != joined.node
+    founder.papers.leave()
+    assert founder.papers.load() is None
+    assert not [path for path in (tmp_path / "a").rglob("*") if path.is_file()]
+
+
+async def test_what_needs_a_network_or_its_authority_says_so(founder: Founder, tmp_path: Path) -> None:
+    host = papers(tmp_path, "b")
+    for deed in (host.renew, host.publish, lambda: host.invite(("worker",), 60.0, "")):
+        with pytest.raises(NotInNetwork) as caught:
+            deed()
+        assert caught.value.fix
+    await founder.join(host)
+    with pytest.raises(NotInNetwork, match="authority"):
+        host.change(founder.standing.node, labels={})
+    with pytest.raises(Unreachable):
+        await asyncio.to_thread(host.renew)

@@ -1,0 +1,118 @@
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tetherd.errors import InvalidInput, NodeNotFound
+from tetherd.policy.membership import (
+    ALARM,
+    RETRY,
+    WARN,
+    Standing,
+    anchors,
+    dialable,
+    duties,
+    find,
+    hosts,
+    renewal,
+    retry,
+    urgency,
+)
+from tetherd.types import Credentials, RoleName
+from tetherd.wire.roster import Member, Roster, SignedRoster
+
+chances = st.floats(0, 1)
+DAY = 86400.0
+
+
+def member(digit: str, *roles: RoleName, joined: float = 0.0, at: str = "", **fields: object) -> Member:
+    whole = Member(node=digit * 64, name=f"n-{digit}", roles=roles, joined=joined, addresses=(at,) if at else ())
+    return msgspec.structs.replace(whole, **fields)
+
+
+ME = member("a", "worker")
+FOUNDER = member("b", "orchestrator", "manager", joined=1.0, at="h:1")
+SECOND = member("c", "orchestrator", joined=2.0, at="h:2")
+MUTE = member("d", "orchestrator", joined=0.5)
+GONE = member("e", "orchestrator", joined=0.1, at="h:3", revoked=9.0)
+
+
+def standing(*members: Member) -> Standing:
+    roster = Roster(network="0" * 16, name="home", epoch=1, issued=0.0, members=(ME, *members), roots=())
+    return Standing(
+        network="0" * 16,
+        node=ME.node,
+        roster=roster,
+        signed=SignedRoster(b"", b"", b""),
+        credentials=Credentials(ME.node, "", "", ""),
+        issued=0.0,
+        expires=7 * DAY,
+    )
+
+
+@given(chances)
+def test_a_certificate_is_renewed_around_half_its_life(chance: float) -> None:
+    assert 0.45 * 7 * DAY <= renewal(0.0, 7 * DAY, chance) <= 0.55 * 7 * DAY
+
+
+def test_nodes_that_joined_together_do_not_renew_together() -> None:
+    assert renewal(0.0, 7 * DAY, 0.0) < renewal(0.0, 7 * DAY, 0.5) < renewal(0.0, 7 * DAY, 1.0)
+
+
+@given(st.integers(0, 10**6), chances)
+def test_renewal_is_tried_again_within_the_hour(attempts: int, chance: float) -> None:
+    assert 10 < retry(attempts, chance) <= RETRY
+    assert retry(0, chance) < 20
+
+
+def test_when_a_certificate_is_a_worry() -> None:
+    assert [urgency(100 * DAY, 100 * DAY - left) for left in (WARN + 1, WARN - 1, ALARM - 1, -1)] == [
+        "",
+        "warn",
+        "error",
+        "error",
+    ]
+
+
+def test_a_host_does_what_both_it_and_its_network_want() -> None:
+    assert duties(("gateway", "worker"), ("worker", "manager")) == ("worker",)
+    assert duties(("gateway",), ("worker",)) == ()
+
+
+def test_who_is_dialled_for_a_role() -> None:
+    roster = standing(SECOND, MUTE, GONE, FOUNDER).roster
+    assert hosts(roster, "orchestrator", ME.node) == [FOUNDER, SECOND]
+    assert hosts(roster, "orchestrator", FOUNDER.node) == [SECOND]
+    assert hosts(roster, "gateway", ME.node) == []
+    assert dialable(roster, ME.node) == {FOUNDER.node: ("h:1",), SECOND.node: ("h:2",)}
+
+
+def test_what_a_composition_rests_on_changes_with_the_nodes_it_calls_and_no_others() -> None:
+    before = anchors(standing(FOUNDER), ("worker",))
+    assert before == anchors(standing(FOUNDER, SECOND, MUTE), ("worker",))
+    assert before != anchors(standing(SECOND), ("worker",))
+    assert before != anchors(standing(msgspec.structs.replace(FOUNDER, addresses=("h:9",))), ("worker",))
+    assert anchors(standing(SECOND), ("orchestrator", "manager")) == []
+
+
+def test_a_revoked_node_has_no_place() -> None:
+    found = standing()
+    assert found.me == ME
+    away = msgspec.structs.replace(found.roster, members=(msgspec.structs.replace(ME, revoked=1.0),))
+    assert msgspec.structs.replace(found, roster=away).me is None
+
+
+def test_which_node_a_word_means() -> None:
+    twins = [member("f", name="x"), msgspec.structs.replace(member("0"), node="f" * 63 + "0")]
+    assert find([ME, FOUNDER], "n-b") == FOUNDER
+    assert find([ME, FOUNDER], "bbbb") == FOUNDER
+    assert find(twins, "f" * 64) == twins[0]
+    with pytest.raises(NodeNotFound):
+        find([ME, FOUNDER], "bbb")
+    with pytest.raises(InvalidInput, match="several"):
+        find(twins, "ffff")
+
+
+def test_a_name_wins_over_the_beginning_of_an_id() -> None:
+    named = member("0", name="ffff")
+    assert find([member("f"), named], "ffff") == named
