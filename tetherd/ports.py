@@ -14,6 +14,7 @@ from tetherd.wire.assignments import Assignment, Event
 from tetherd.wire.chunks import Blob, BlobSource
 from tetherd.wire.manifest import Config
 from tetherd.wire.messages import Alias, BlobState, Catalog, FileEntry, Request, Version
+from tetherd.wire.records import Record
 from tetherd.wire.relay import Way
 from tetherd.wire.roster import SignedRoster
 from tetherd.wire.tokens import JoinToken
@@ -108,6 +109,18 @@ class Host(Protocol):
 
     def measure(self) -> Vitals:
         """Return how much of what it needs there is left. Blocks for a moment; never raises."""
+        ...
+
+
+class Directory(Protocol):
+    """Keeps what nodes say of themselves, with their signature, where every member can ask for it."""
+
+    async def put(self, name: bytes, value: bytes) -> int:
+        """Keep a value of this node under a name until it stops; return its number. Raises TetherError."""
+        ...
+
+    async def get(self, node: str, name: bytes) -> Record | None:
+        """Return what a node last said under a name, None if that is nothing. Raises TetherError."""
         ...
 
 
@@ -374,6 +387,10 @@ class Papers(Protocol):
 
     def accept(self, signed: SignedRoster, keys: Mapping[int, bytes]) -> Standing:
         """Keep a roster if it is newer than the one that is held. Raises BadRoster, WrongNetwork."""
+        ...
+
+    def publish(self) -> Standing:
+        """Take over what the authority on this host has decided. Raises NotInNetwork."""
         ...
 
     def leave(self) -> None:

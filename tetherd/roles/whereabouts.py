@@ -1,0 +1,99 @@
+"""What the DHT adds to the peer table: tells others where this node is, and asks where those are that it cannot reach.
+
+A record is signed by the node that it is about; that the node is still there, its handshake shows.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from tetherd.discovery.hints import Drop, Hint
+from tetherd.errors import InvalidInput, TetherError
+from tetherd.ports import Clock, Directory, Ears
+from tetherd.types import Seconds
+from tetherd.wire.endpoint import NAME, Endpoint, decode, encode
+from tetherd.wire.records import Record
+
+PERIOD: Final[tuple[Seconds, Seconds]] = (1.0, 60.0)
+"""From one round of asking to the next: soon at first, then less and less often."""
+
+JITTER: Final = 0.1
+AT_ONCE: Final = 8
+MOST: Final = 128
+"""Nodes that one round asks about."""
+
+_log = logging.getLogger("tetherd.whereabouts")
+
+
+class Whereabouts:
+    """``mine`` is where this node can be dialled, None where it cannot. ``wanted`` names the nodes to ask about.
+
+    ``chance`` gives a number from 0 to 1.
+    """
+
+    def __init__(
+        self,
+        directory: Directory,
+        ears: Ears,
+        clock: Clock,
+        *,
+        mine: Endpoint | None,
+        wanted: Callable[[], Sequence[str]],
+        chance: Callable[[], float],
+    ) -> None:
+        self._directory = directory
+        self._ears = ears
+        self._clock = clock
+        self._mine = mine
+        self._wanted = wanted
+        self._chance = chance
+        self._turn = asyncio.Semaphore(AT_ONCE)
+
+    async def run(self, ready: Callable[[], None]) -> None:
+        """Tell and ask until cancelled."""
+        ready()
+        async with asyncio.TaskGroup() as group:
+            if self._mine:
+                group.create_task(self._tell(encode(self._mine)))
+            group.create_task(self._ask())
+
+    async def _tell(self, value: bytes) -> None:
+        """Put this node's record into the DHT, which repeats it from then on."""
+        pause = PERIOD[0]
+        while True:
+            try:
+                await self._directory.put(NAME, value)
+            except TetherError as error:
+                _log.debug("nobody keeps this node's record yet", extra={"reason": error.message})
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, PERIOD[1])
+            else:
+                return
+
+    async def _ask(self) -> None:
+        pause = PERIOD[0]
+        while True:
+            await asyncio.sleep(pause * (1 + JITTER * (2 * self._chance() - 1)))
+            await asyncio.gather(*(self._look_up(node) for node in list(self._wanted())[:MOST]))
+            pause = min(2 * pause, PERIOD[1])
+
+    async def _look_up(self, node: str) -> None:
+        async with self._turn:
+            try:
+                record = await self._directory.get(node, NAME)
+            except TetherError as error:
+                _log.debug("the DHT does not answer", extra={"peer_node": node, "reason": error.message})
+                return
+        if record is not None:
+            self._take(node, record)
+
+    def _take(self, node: str, record: Record) -> None:
+        try:
+            found = decode(record.body.value)
+        except InvalidInput as error:
+            self._ears.drop(Drop("malformed", error.message, node, source="dht", last=self._clock.monotonic()))
+            return
+        left = record.until - self._clock.wall()
+        if left > 0:
+            self._ears.hear(Hint(source="dht", node=node, addresses=found.addresses, ports=found.ports, ttl=left))
