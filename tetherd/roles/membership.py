@@ -151,7 +151,7 @@ class Membership:
 
     async def refresh(self) -> None:
         """Take over what the authority on this host has decided meanwhile."""
-        await self._take(self._papers.load)
+        await self._take(self._papers.publish)
 
     # --- what nodes ask ----------------------------------------------------------------------------------------------
 
@@ -178,11 +178,10 @@ class Membership:
 
     # --- what changes the standing -----------------------------------------------------------------------------------
 
-    async def _take(self, deed: Callable[..., Standing | None], *arguments: Any, **values: Any) -> Standing:
+    async def _take(self, deed: Callable[..., Standing], *arguments: Any, **values: Any) -> Standing:
         """Do something that changes the standing, and let everybody know."""
         before, rests_on = self.standing, self._foundations()
         after = await asyncio.to_thread(deed, *arguments, **values)
-        assert after is not None
         if self.standing is not None and after.roster.epoch < self.standing.roster.epoch:
             return self.standing  # another deed overtook this one
         self.standing = after
