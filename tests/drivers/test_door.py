@@ -238,3 +238,16 @@ async def test_a_caller_shows_its_new_certificate_from_the_next_connection_on(do
         await caller.call(GetFleet(), deadline=soon())
         await caller.call(GetFleet(), deadline=soon())
         assert doorway.contexts[-1].node == fresh.node
+
+
+# --- why there is no connection --------------------------------------------------------------------------------------
+
+
+async def test_a_caller_finds_out_why_it_gets_no_connection(doorway: Doorway, caplog: pytest.LogCaptureFixture) -> None:
+    meant = home().node().node
+    secret = nng.Secret(doorway.member(), meant)
+    caller = RemoteCaller(doorway.address, clock=SystemClock(), max_message=1 << 20, redial=0.05, secret=secret)
+    with pytest.raises(Unreachable, match=f"node {doorway.credentials.node} is there, not the one that is meant"):
+        await caller.call(GetFleet(), deadline=soon(1.0))
+    assert "cannot reach a node" in caplog.text
+    caller.close()

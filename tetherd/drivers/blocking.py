@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeVar
 from tetherd.drivers import nng
 from tetherd.drivers.lane import Lane
 from tetherd.drivers.nng import Secret
-from tetherd.drivers.rpc import ATTEMPTS, CONNECT, IPC, REDIAL, unreachable
+from tetherd.drivers.reaching import ATTEMPTS, CONNECT, IPC, REDIAL, unreachable
 from tetherd.drivers.turns import Message
 from tetherd.errors import revive
 from tetherd.types import Buffer, Seconds

@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from tetherd.drivers import contexts, ipc, nng
+from tetherd.drivers.diagnosis import explain
 from tetherd.drivers.door import Door
 from tetherd.drivers.nng import Secret
+from tetherd.drivers.reaching import ATTEMPTS, CONNECT, IPC, REDIAL, unreachable
 from tetherd.drivers.turns import Turn
 from tetherd.errors import (
     BadFrame,
@@ -26,7 +28,6 @@ from tetherd.errors import (
     QueueFull,
     TetherError,
     Unimplemented,
-    Unreachable,
     revive,
 )
 from tetherd.ports import REQUEST_ID, Clock, Context, Handler
@@ -43,12 +44,9 @@ MAX_BAD_FRAMES: Final = 64
 MAX_CALLS: Final = 4096
 """Calls that one connection from another host may have under way."""
 
-ATTEMPTS: Final = 3
-"""How often a request that may be repeated is sent to another host while connections are lost."""
+WONDER: Final = 3
+"""Dials of another host that fail before it is found out why."""
 
-CONNECT: Final[Seconds] = 3.0
-REDIAL: Final[Seconds] = 5.0
-IPC: Final = "ipc://"
 _GRACE: Final[Seconds] = 1.0
 _FOREVER_MS: Final = 24 * 3600 * 1000
 _REMEMBERED: Final = 4096
@@ -216,6 +214,7 @@ class RemoteCaller:
 
     An attempt that brought no connection for ``redial`` seconds is given up for a new one. Roles of another host are
     called with a ``secret``. Connections to them end whenever their certificate changes: what may be sent twice is.
+    When there was no connection for some time it finds out why, and says so in the log and in the errors of calls.
     """
 
     def __init__(
@@ -225,6 +224,9 @@ class RemoteCaller:
         self._redial = redial
         self._secret = secret
         self._renewed = False
+        self._failures = 0
+        self._why = "no connection"
+        self._finding: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
         self._clock = clock
@@ -300,17 +302,31 @@ class RemoteCaller:
 
     def _dial_again(self) -> None:
         self._renewed = False
+        self._failures += 1
+        if self._secret and self._failures % WONDER == 0:
+            self._finding = asyncio.create_task(self._explain(self._secret))
         nng.redial(self._socket, self.address, self._secret)
         self._watch()
+
+    async def _explain(self, secret: Secret) -> None:
+        """Find out why there is no connection: nng does not tell."""
+        found = await asyncio.to_thread(explain, self.address, secret.credentials, secret.node)
+        if self._pipes or self._closed or found.cause == "none":
+            return
+        self._why = found.message
+        details = {"peer_node": secret.node, "address": self.address, "cause": found.cause}
+        _log.warning("cannot reach a node: %s", found.message, extra=details)
 
     async def _connect(self, patience: Seconds) -> None:
         try:
             async with asyncio.timeout(patience):
                 await self._connected.wait()
         except TimeoutError:
-            raise unreachable(self.address, "no connection") from None
+            raise unreachable(self.address, self._why) from None
 
     def _gain(self, pipe: int) -> None:
+        self._failures = 0
+        self._why = "no connection"
         self._pipes.add(pipe)
         self._connected.set()
         self._watch()
@@ -372,8 +388,3 @@ class _Exchange:
                 why = "this process is stopping" if result == nng.CLOSED else "the connection was lost"
                 waiter.set_exception(ConnectionResetError(why))
         self._free.append(self)
-
-
-def unreachable(address: str, why: str) -> Unreachable:
-    """Return the error of a call that found no connection, or lost it."""
-    return Unreachable(f"cannot reach {address}: {why}", fix="is the daemon that hosts this role running?")
