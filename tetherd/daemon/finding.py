@@ -1,0 +1,249 @@
+"""What a daemon has because its host looks for the other nodes of its network: the sources, and what they feed.
+
+Nothing here is needed to serve: a node that finds nobody new keeps the connections that it has.
+"""
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from ipaddress import ip_address
+from typing import Any, Final, TypeAlias
+
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+from tetherd.config import addresses
+from tetherd.config.schema import Config
+from tetherd.discovery.addresses import Address, parse, refusal
+from tetherd.discovery.announcement import Orders, network_tag
+from tetherd.discovery.diagnosis import Counts
+from tetherd.discovery.exchange import Rules
+from tetherd.discovery.hints import Hint
+from tetherd.discovery.peers import PeerTable
+from tetherd.discovery.racing import Relay
+from tetherd.drivers import remembered
+from tetherd.drivers.mdns import Mdns
+from tetherd.drivers.mutual import dialling
+from tetherd.drivers.paths import TlsProber
+from tetherd.drivers.udp import Dht
+from tetherd.errors import StorageFailed, StorageFull, TetherError
+from tetherd.policy.membership import DIALABLE
+from tetherd.ports import Caller, Clock
+from tetherd.roles.membership import Membership
+from tetherd.roles.peering import Peering
+from tetherd.roles.whereabouts import Whereabouts
+from tetherd.types import Credentials, Seconds
+from tetherd.wire.datagrams import Keyring
+from tetherd.wire.endpoint import Endpoint
+from tetherd.wire.signatures import KeySigner
+
+Duty: TypeAlias = Callable[[Callable[[], None]], Coroutine[Any, Any, None]]
+
+SAVE: Final[Seconds] = 60.0
+HINT: Final[Seconds] = 15.0
+_AGAIN: Final[Seconds] = 30.0
+_log = logging.getLogger("tetherd.peering")
+
+
+class Finding:
+    """The sources of one node. ``peering`` is what others ask; ``duties`` are to be run.
+
+    ``caller`` gives the connection to a node if there is one; ``relays`` the ways to it through relays.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        clock: Clock,
+        membership: Membership,
+        *,
+        caller: Callable[[str], Caller | None],
+        relays: Callable[[str], Sequence[Relay]],
+    ) -> None:
+        assert membership.standing is not None
+        self._config = config
+        self._clock = clock
+        self._membership = membership
+        self._standing = membership.standing
+        self._directory = config.node.state_dir / "identity"
+        self._began = clock.monotonic()
+        self._dht: Dht | None = None
+        self._fault = ""
+        loopback = _is_loopback(config.cluster.listen)
+        self._prober = TlsProber(dialling(self._standing.credentials), clock)
+        self.peering = Peering(
+            PeerTable(self._standing.node, loopback=loopback),
+            prober=self._prober,
+            clock=clock,
+            chance=random.random,
+            caller=caller,
+            relays=relays,
+        )
+        self._mdns = Mdns(self._orders(), self.peering, clock) if config.cluster.mdns else None
+        self.duties: list[Duty] = [self.peering.run, self._follow, self._remember]
+        if self._mdns:
+            self.duties.append(self._announce)
+        if config.cluster.dht and self._standing.keys:
+            self.duties.append(self._ask_around)
+
+    def renew(self, credentials: Credentials) -> None:
+        """Show another certificate from now on."""
+        self._prober.renew(dialling(credentials))
+
+    def multicast(self) -> Counts | None:
+        """Return the counts of mDNS, None where it is switched off."""
+        if self._mdns is None:
+            return None
+        tally, age = self._mdns.tally, self._clock.monotonic() - self._began
+        return Counts(
+            sent=tally.sent,
+            heard=tally.heard,
+            known=tally.known,
+            dropped=tally.dropped,
+            fault=tally.fault,
+            echo=bool(tally.own) if self._dialable else None,
+            age=age,
+        )
+
+    def datagrams(self) -> Counts | None:
+        """Return the counts of the DHT, None where it is switched off."""
+        if not self._config.cluster.dht:
+            return None
+        counters = self._dht.counters() if self._dht else {}
+        return Counts(
+            sent=counters.pop("sent", 0),
+            heard=counters.pop("heard", 0),
+            known=len(self._dht.peers()) if self._dht else 0,
+            dropped=counters,
+            fault=self._fault,
+            age=self._clock.monotonic() - self._began,
+        )
+
+    @property
+    def _dialable(self) -> bool:
+        return bool(DIALABLE.intersection(self._membership.roles))
+
+    def _ports(self) -> dict[str, int]:
+        """Return this node's listeners by service; none where it only dials."""
+        cluster, roles = self._config.cluster, self._membership.roles
+        if not self._dialable:
+            return {}
+        ports = {"rpc": addresses.split(cluster.listen)[1]}
+        if "manager" in roles:
+            ports["bulk"] = addresses.split(cluster.bulk)[1]
+        if cluster.dht:
+            ports["dht"] = addresses.split(cluster.udp)[1]
+        return ports
+
+    def _orders(self) -> Orders:
+        """Return what to announce: the addresses of a listener on one of them, or of every interface."""
+        host = addresses.split(self._config.cluster.listen)[0]
+        chosen = () if addresses.wildcard(host) else (host,)
+        return Orders(network_tag(self._standing.network), self._standing.node, self._ports(), chosen, chosen)
+
+    async def _announce(self, ready: Callable[[], None]) -> None:
+        ready()
+        assert self._mdns is not None
+        await self._mdns.run()
+
+    async def _follow(self, ready: Callable[[], None]) -> None:
+        """Feed the peer table what is known at the start, and every roster."""
+        self.peering.recall(await asyncio.to_thread(remembered.load, self._directory))
+        for seed in self._config.cluster.seeds:
+            self.peering.hear(Hint(source="seed", origin=seed, addresses=(seed,)))
+        ready()
+        while (standing := self._membership.standing) is not None:
+            self.peering.follow(standing.roster)
+            if self._dht is not None:
+                self._dht.rekey(Keyring(standing.network, standing.keys))
+            await self._membership.changes()
+
+    async def _remember(self, ready: Callable[[], None]) -> None:
+        """Keep what was proven on the disk."""
+        ready()
+        kept = self.peering.table.remembered()
+        while True:
+            await asyncio.sleep(SAVE)
+            now = self.peering.table.remembered()
+            if now != kept:
+                with contextlib.suppress(StorageFailed, StorageFull):  # the next one may succeed
+                    await asyncio.to_thread(remembered.save, self._directory, now)
+                    kept = now
+
+    async def _ask_around(self, ready: Callable[[], None]) -> None:
+        """Take part in the DHT, again and again where its port is taken."""
+        ready()
+        while True:
+            try:
+                async with self._joined() as dht:
+                    await self._exchange(dht)
+            except TetherError as error:
+                self._fault = error.message
+                _log.warning("the DHT is off: %s", error.message, extra={"fix": error.fix})
+            await asyncio.sleep(_AGAIN)
+
+    @contextlib.asynccontextmanager
+    async def _joined(self) -> AsyncIterator[Dht]:
+        standing = self._membership.standing or self._standing
+        key = load_pem_private_key(standing.credentials.key_pem.encode(), None)
+        assert isinstance(key, ec.EllipticCurvePrivateKey), "keys of nodes are P-256"
+        rules = Rules(serves=self._dialable, member=self._is_member, allow=self._is_allowed)
+        listen = [addresses.split(self._config.cluster.udp)] if self._dialable else [("0.0.0.0", 0)]  # noqa: S104
+        async with Dht(KeySigner(key), Keyring(standing.network, standing.keys), rules, listen) as dht:
+            self._dht, self._fault = dht, ""
+            try:
+                yield dht
+            finally:
+                self._dht = None
+
+    async def _exchange(self, dht: Dht) -> None:
+        me, ports = self._standing.me, self._ports()
+        rest = {service: port for service, port in ports.items() if service != "rpc"}
+        mine = Endpoint(me.addresses, rest) if me and me.addresses and ports else None
+        whereabouts = Whereabouts(dht, self.peering, self._clock, mine=mine, wanted=self._wanted, chance=random.random)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._introduce(dht))
+            group.create_task(whereabouts.run(lambda: None))
+
+    async def _introduce(self, dht: Dht) -> None:
+        """Tell the DHT of every address that any source gave for a node, as long as it knows few itself."""
+        dht.join([])
+        while True:
+            for place in self._entrances():
+                dht.hint(place)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(HINT):
+                    await self.peering.news()
+
+    def _entrances(self) -> list[tuple[str, int]]:
+        table = self.peering.table
+        found = [parse(seen.address) for seen in table.seeds()]
+        for peer in table.peers():
+            places = [parse(seen.address) for seen in peer.addresses]
+            found += [place.at(peer.ports.get("dht", place.port)) for place in places if not peer.revoked]
+        return list(dict.fromkeys((place.host, place.port) for place in found if _is_ip(place)))
+
+    def _wanted(self) -> list[str]:
+        """Return the nodes to ask about: members that others dial, and that no connection is open to."""
+        peers = self.peering.table.peers()
+        return [one.node for one in peers if not one.path and not one.revoked and DIALABLE.intersection(one.roles)]
+
+    def _is_member(self, node: bytes) -> bool:
+        return self._membership.roles_of(node.hex()) is not None
+
+    def _is_allowed(self, place: tuple[str, int]) -> bool:
+        return not refusal(Address(*place), loopback=_is_loopback(self._config.cluster.listen))
+
+
+def _is_loopback(listen: str) -> bool:
+    return addresses.loopback(addresses.split(listen)[0])
+
+
+def _is_ip(place: Address) -> bool:
+    try:
+        ip_address(place.host)
+    except ValueError:
+        return False
+    return True
