@@ -102,7 +102,7 @@ def run(rounds: int, count: int) -> list[report.Figure]:
         times = _healthy(commands, size, rounds, count)
         memory[size] = times["tether"].memory
         rows += [_row(str(size), name, mine) for name, mine in times.items()]
-        found += _compared(size, times)
+        found += compared(size, times)
     found.append(report.Figure("MB for each node more", 0.1, False, (memory[MANY] - memory[FEW]) / (MANY - FEW)))
     times = _silent(commands, rounds)
     rows += [_row(f"{LIVE}+{SILENT} silent", name, mine) for name, mine in times.items()]
@@ -165,16 +165,17 @@ def _children() -> Iterator[Callable[[list[str]], Child]]:
             child.end()
 
 
-def _compared(size: int, times: dict[str, Times]) -> list[report.Figure]:
+def compared(size: int, times: dict[str, Times]) -> list[report.Figure]:
+    """Return the figures of one size."""
     ours, theirs = times["tether"], times[RIVAL]
     return [
-        report.Figure(f"{size} nodes: lookup x {RIVAL}", 1.0, False, _ratio(ours.lookup, theirs.lookup)),
-        report.Figure(f"{size} nodes: announce x {RIVAL}", 1.0, False, _ratio(ours.announce, theirs.announce)),
+        report.Figure(f"{size} nodes: lookup x {RIVAL}", 1.0, False, ratio(ours.lookup, theirs.lookup)),
+        report.Figure(f"{size} nodes: announce x {RIVAL}", 1.0, False, ratio(ours.announce, theirs.announce)),
         report.Figure(f"{size} nodes: lookups that missed", 0, False, ours.misses),
     ]
 
 
-def _ratio(ours: list[list[float]], theirs: list[list[float]]) -> float:
+def ratio(ours: list[list[float]], theirs: list[list[float]]) -> float:
     """Return the median over rounds of the ratio of medians within a round."""
     return median(median(mine) / median(other) for mine, other in zip(ours, theirs, strict=True))
 

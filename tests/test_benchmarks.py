@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from benchmarks import report
+from benchmarks import dht, report
 from benchmarks.failover import longest_gap
 from benchmarks.serving import FULL, QUICK, rotated
 
@@ -77,3 +77,12 @@ def test_every_contender_leads_a_round() -> None:
 
 def test_the_quick_cells_are_a_part_of_the_full_ones() -> None:
     assert all(set(cells) <= set(FULL[name]) for name, cells in QUICK.items())
+
+
+def test_tables_are_compared_within_each_round_by_their_medians() -> None:
+    ours, theirs = [[1.0, 2.0, 90.0], [10.0, 20.0, 30.0]], [[4.0, 4.0, 4.0], [40.0, 40.0, 40.0]]
+    assert dht.ratio(ours, theirs) == 0.5
+    times = {"tether": dht.Times(lookup=ours, announce=ours), dht.RIVAL: dht.Times(lookup=theirs, announce=theirs)}
+    assert [figure.verdict() for figure in dht.compared(20, times)] == ["PASS"] * 3
+    times["tether"].misses = 1
+    assert [figure.verdict() for figure in dht.compared(20, times)] == ["PASS", "PASS", "MISS"]

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from tetherd.discovery.contacts import Address, Contact
+from tetherd.discovery.contacts import Address, Contact, unpack_address
 from tetherd.discovery.limits import Limits
 from tetherd.discovery.requests import Asker, Request, Requests
 from tetherd.discovery.responder import Responder
@@ -44,6 +44,9 @@ FORGIVE: Final[Seconds] = 30.0
 
 ALIVE: Final[Seconds] = 30.0
 """A node heard within this time is not believed to have moved."""
+
+MAX_OBSERVED: Final = 8
+"""Addresses that others say they heard us from; more than one for each family means a NAT that changes ports."""
 
 _PUT_COST: Final = 5.0
 _TID: Final = 8
@@ -83,6 +86,7 @@ class Exchange:
         self.outbox: list[tuple[bytes, Address]] = []
         self.conflicts: list[Conflict] = []
         self.counters: Counter[str] = Counter()
+        self.observed: Counter[Address] = Counter()
         self.keyring = keyring
         self.entropy = entropy
         self.offset: Seconds = 0.0
@@ -230,6 +234,8 @@ class Exchange:
             self._drop(reason)
             self._failed(request, now)
             return
+        if not request.proven:
+            self._observe(answer.seen)
         peer = self._acquaint(answer.sender, source, now)
         if peer is not None:
             peer.token, peer.token_at = answer.token, now
@@ -260,6 +266,13 @@ class Exchange:
         if known:
             self.conflicts.append(Conflict(node, known.address, request.address, proven=False))
         return "unproven"
+
+    def _observe(self, seen: bytes) -> None:
+        """Take note of where a node that we did not know heard us from."""
+        if len(seen) in (6, 18):
+            self.observed[unpack_address(seen)] += 1
+            if len(self.observed) > MAX_OBSERVED:
+                del self.observed[self.observed.most_common()[-1][0]]
 
     def _acquaint(self, node: bytes, address: Address, now: Seconds) -> Peer | None:
         """Return the peer that proved to be ``node`` at ``address``; None while it is still alive elsewhere."""

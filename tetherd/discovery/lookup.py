@@ -40,7 +40,10 @@ class Lookup:
             self._doubted.add(contact.id)
         insort(self._ranked, (contact.number ^ self.key, contact))
         if len(self._ranked) > MAX_CANDIDATES:
-            self._ranked.pop()
+            farthest = self._ranked.pop()[1].id
+            self._settle(farthest, _FAILED)
+            del self._state[farthest]
+            self._doubted.discard(farthest)
 
     def next(self) -> list[Contact]:
         """Return whom to ask now, and count them as asked."""

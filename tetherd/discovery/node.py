@@ -129,7 +129,9 @@ class Node:
         if len(self.standing) >= MAX_STANDING and subject not in self.standing.subjects():
             raise InvalidInput(f"this node already has {MAX_STANDING} records", fix="withdraw some of them first")
         fits(b"" if kind == IMMUTABLE else name, value)
-        body = self.standing.say(subject, value, ttl, now, self.exchange.wall(now))
+        body = self.standing.draft(subject, value, ttl, self.exchange.wall(now))
+        if expected < 0:
+            self.standing.adopt(body, now)
         return self._publish(body, now, self._task(), expected)
 
     def withdraw(self, subject: Subject, now: Seconds) -> int:
@@ -153,14 +155,13 @@ class Node:
         """Pass on what became of a record; where the network knows a later one of ours, say it again, later still."""
         task = self._publications.pop(publication, 0)
         body, refused = publication.record.body, publication.refused
-        if body.kind != IMMUTABLE and not body.gone and not publication.stored:
-            if Code.CHANGED in refused:
-                self.standing.drop(body)
-            elif Code.SEQ_LOW in refused or Code.SEQ_REUSED in refused:
-                again = self.standing.overtake(body, publication.behind, self.exchange.wall(now))
-                if again:
-                    self._publish(again, now, task)
-                    return
+        if publication.expected >= 0 and publication.stored:
+            self.standing.adopt(body, now)
+        elif not publication.stored and (Code.SEQ_LOW in refused or Code.SEQ_REUSED in refused):
+            again = self.standing.overtake(body, publication.behind, self.exchange.wall(now))
+            if again:
+                self._publish(again, now, task)
+                return
         if task:
             self.events.append(Published(task, publication.record, publication.stored, refused))
 

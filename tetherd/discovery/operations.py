@@ -153,6 +153,7 @@ class Publication:
 
     def __init__(self, exchange: Exchange, record: Record, expected: int, watcher: "Listener", now: Seconds) -> None:
         self.record = record
+        self.expected = expected
         self.stored = 0
         self.behind = 0
         self.refused: dict[Code, int] = {}
@@ -175,7 +176,7 @@ class Publication:
         exchange = self._exchange
         nearest = search.walk.closest()
         if exchange.rules.serves and self._is_near(nearest):
-            code, behind = exchange.store.put(self.record, exchange.wall(now), self._body.expected)
+            code, behind = exchange.store.put(self.record, exchange.wall(now), self.expected)
             self._count(Code(code), behind)
         self._open = len(nearest)
         for contact in nearest:

@@ -47,12 +47,14 @@ class Standing:
         """Return what stands."""
         return list(self._words)
 
-    def say(self, subject: Subject, value: bytes, ttl: int, now: Seconds, wall: Seconds) -> Body:
-        """Let something stand from now on; return what to sign."""
-        body = self._body(subject, value, ttl, wall)
-        self._words[subject] = Word(body, now + EARLY[0])
+    def draft(self, subject: Subject, value: bytes, ttl: int, wall: Seconds) -> Body:
+        """Return what to sign for something that may come to stand."""
+        return self._body(subject, value, ttl, wall)
+
+    def adopt(self, body: Body, now: Seconds) -> None:
+        """Let something stand from now on, in the place of what stood there before."""
+        self._words[_subject(body)] = Word(body, now + EARLY[0])
         self.next = min(self.next, now + EARLY[0])
-        return body
 
     def withdraw(self, subject: Subject, wall: Seconds) -> Body | None:
         """Let something stand no longer; return what takes it back. None where that cannot be, or nothing stood."""
@@ -91,7 +93,7 @@ class Standing:
         None if it does not stand any more, or if whoever says so goes too far: a hostile node must not use up our
         numbers.
         """
-        subject: Subject = (said.kind, said.name)
+        subject = _subject(said)
         word = self._words.get(subject)
         if word is None or word.body is not said or seq > wall + MAX_AHEAD:
             return None
@@ -99,16 +101,13 @@ class Standing:
         word.body = self._body(subject, said.value, said.ttl, wall)
         return word.body
 
-    def drop(self, said: Body) -> None:
-        """Forget what the network would not take."""
-        subject: Subject = (said.kind, said.name)
-        word = self._words.get(subject)
-        if word is not None and word.body is said:
-            del self._words[subject]
-
     def _body(self, subject: Subject, value: bytes, ttl: int, wall: Seconds, *, gone: bool = False) -> Body:
         kind, name = subject
         if kind == IMMUTABLE:
             return Body(kind=kind, value=value)
         seq = self._last[subject] = max(self._last.get(subject, 0) + 1, int(wall))
         return Body(kind, name, self._public, seq, int(wall), ttl, value, gone)
+
+
+def _subject(body: Body) -> Subject:
+    return body.kind, body.value if body.kind == IMMUTABLE else body.name

@@ -9,7 +9,8 @@ import os
 import socket
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from contextlib import aclosing
 from typing import Final, Self, TypeAlias
 
 from tetherd.discovery.contacts import Address, Contact
@@ -116,14 +117,15 @@ class Dht:
         """Take an announcement back; return how many nodes know that it is gone."""
         return await self._withdraw((ANNOUNCEMENT, topic))
 
-    async def lookup(self, topic: bytes) -> AsyncIterator[Record]:
+    async def lookup(self, topic: bytes) -> AsyncGenerator[Record, None]:
         """Yield the announcements under ``topic`` as they are found, a newer one of an owner again; then end.
 
         Every one is proven to come from the node ``owner``. What was taken back is left out.
         """
-        async for event in self._search(ANNOUNCEMENT, topic):
-            if isinstance(event, Found) and not event.record.body.gone:
-                yield event.record
+        async with aclosing(self._search(ANNOUNCEMENT, topic)) as events:
+            async for event in events:
+                if isinstance(event, Found) and not event.record.body.gone:
+                    yield event.record
 
     async def put(self, name: bytes, value: bytes, ttl: int = MAX_TTL, expected: int = -1) -> int:
         """Keep a value of this node under a name, until ``remove``; return its sequence number.
@@ -143,9 +145,10 @@ class Dht:
     async def get(self, node: str, name: bytes) -> Record | None:
         """Return the newest value that ``node`` keeps under a name; None if there is none."""
         newest = None
-        async for event in self._search(MUTABLE, mutable_key(bytes.fromhex(node), name)):
-            if isinstance(event, Complete) and event.records and not event.records[0].body.gone:
-                newest = event.records[0]
+        async with aclosing(self._search(MUTABLE, mutable_key(bytes.fromhex(node), name))) as events:
+            async for event in events:
+                if isinstance(event, Complete) and event.records and not event.records[0].body.gone:
+                    newest = event.records[0]
         return newest
 
     async def put_immutable(self, value: bytes) -> bytes:
@@ -155,15 +158,20 @@ class Dht:
 
     async def get_immutable(self, key: bytes) -> bytes | None:
         """Return the value whose SHA-256 is ``key``; None if nobody has it."""
-        async for event in self._search(IMMUTABLE, key):
-            if isinstance(event, Found):
-                return event.record.body.value
+        async with aclosing(self._search(IMMUTABLE, key)) as events:
+            async for event in events:
+                if isinstance(event, Found):
+                    return event.record.body.value
         return None
 
     def peers(self) -> list[tuple[str, Address]]:
         """Return the nodes in the routing table, the last heard first: what to remember for the next start."""
         found = sorted(self._node.exchange.table, key=lambda peer: -peer.seen)
         return [(peer.id.hex(), peer.address) for peer in found if not peer.failures]
+
+    def observed(self) -> list[Address]:
+        """Return the addresses that others heard this node from, the most frequent first: what NAT makes of it."""
+        return [address for address, _ in self._node.exchange.observed.most_common()]
 
     def counters(self) -> dict[str, int]:
         """Return what was sent and heard, and by reason what was dropped, refused or could not be sent."""
@@ -193,7 +201,7 @@ class Dht:
         assert isinstance(event, Published)
         return event
 
-    async def _search(self, kind: Kind, key: bytes) -> AsyncIterator[Found | Complete]:
+    async def _search(self, kind: Kind, key: bytes) -> AsyncGenerator[Found | Complete, None]:
         if len(key) != 32:
             raise InvalidInput(f"a key of {len(key)} bytes", fix="keys have 32 bytes")
         task = self._node.search(kind, key, self._now())
