@@ -84,6 +84,7 @@ class Daemon:
         self.versions: dict[str, list[dict[str, Any]]] = {}
         self.manifests: dict[str, bytes] = {}
         self.aliases: dict[str, dict[str, dict[str, Any]]] = {}
+        self.copies: dict[str, int] | None = None
         self.rules: list[Callable[[Handler], bool]] = []
         self.seen: list[tuple[str, str, dict[str, str]]] = []
         self.connections: list[Any] = []
@@ -193,7 +194,7 @@ class Daemon:
             versions.append(self.version(len(versions) + 1, digest, files))
         number = (known or versions)[-1]["number"]
         self.aliases.setdefault(name, {})[request["alias"]] = {"number": number, "epoch": 1, "previous": None}
-        return {"name": name, **(known or versions)[-1]}, not known
+        return {"name": name, **(known or versions)[-1], "copies": self.copies}, not known
 
     def version(self, number: int, digest: str, files: list[FileEntry]) -> dict[str, Any]:
         return {

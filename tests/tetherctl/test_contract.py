@@ -223,6 +223,38 @@ class TestForms:
         shown = ctl("models", "show", "digits").stdout
         assert "input    x  FP32 [any, 64]" in shown
 
+    def test_where_a_model_is(self, ctl: Any, daemon: Any, digits: Path) -> None:
+        digest = loads(ctl("models", "push", str(digits), "--json").stdout)["digest"]
+        holders = [
+            {"name": "founder", "node": "a" * 64, "alive": True, "primary": True},
+            {"name": "b\x1b", "node": "b" * 64, "alive": False, "primary": False},
+        ]
+        found = {"name": "digits", "wanted": 3, "versions": [{"number": 1, "digest": digest, "holders": holders}]}
+
+        def answer(http: Any) -> bool:
+            return http.path.endswith("/digits/holders") and (http.reply(200, found) or True)
+
+        daemon.rules.append(answer)
+        shown = [line.split() for line in ctl("models", "show", "digits", "--where").stdout.splitlines()]
+        assert ["held", "by", "founder", "a" * 12, "primary"] in shown
+        assert ["held", "by", "b\\x1b", "b" * 12, "silent"] in shown
+        assert ["copies", "REPLICATED", "2/3", "(pending)"] in shown
+        (version,) = loads(ctl("models", "show", "digits", "--where", "-o", "json").stdout)["versions"]
+        assert version["holders"] == holders
+        assert version["copies"] == {"held": 2, "wanted": 3}
+        assert "held by" not in ctl("models", "show", "digits").stdout
+
+    @pytest.mark.parametrize(
+        ("held", "wanted", "says"), [(1, 3, "REPLICATED 1/3 (pending)"), (1, 1, ""), (3, 3, "3/3 ")]
+    )
+    def test_a_push_says_how_far_it_has_spread(
+        self, ctl: Any, daemon: Any, digits: Path, held: int, wanted: int, says: str
+    ) -> None:
+        daemon.copies = {"held": held, "wanted": wanted}
+        shown = ctl("models", "push", str(digits)).stdout
+        assert (says in shown) if says else ("REPLICATED" not in shown)
+        assert "pending" not in shown or held < wanted
+
     def test_text_from_the_daemon_cannot_drive_the_terminal(self, ctl: Any, daemon: Any) -> None:
         evil = "\x1b[2J\u202egnp.exe\x07"
         daemon.rules.append(lambda http: bool(http.fail(409, "CONFLICT", evil, evil)) or True)

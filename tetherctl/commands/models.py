@@ -46,10 +46,16 @@ def ls(
     session.out.listing("tether.models.list/v1", shown, columns, lambda item: str(item["name"]), summary)
 
 
-def show(ctx: Context, model: Ref) -> None:
+def show(
+    ctx: Context,
+    model: Ref,
+    where: Annotated[bool, Option("--where", help="Say which managers hold each version.")] = False,
+) -> None:
     """Show one model: versions, aliases, signature, runners."""
     session: Session = ctx.obj
     document = _fetch(session, model)
+    if where:
+        _locate(session, document)
     session.out.record("tether.models.show/v1", document, _screen(document), document["name"])
 
 
@@ -153,6 +159,15 @@ def _fetch(session: Session, model: str) -> dict[str, Any]:
     return document
 
 
+def _locate(session: Session, document: dict[str, Any]) -> None:
+    """Add to each version of a model's document which managers hold it, and how many are to."""
+    found = session.client.json("GET", f"{ROOT}/{document['name']}/holders")
+    holders = {item["digest"]: item["holders"] for item in found["versions"]}
+    for item in document["versions"]:
+        held = holders.get(item["digest"], [])
+        item |= {"holders": held, "copies": {"held": len(held), "wanted": found["wanted"]}}
+
+
 def _steer(session: Session, model: str, verb: str) -> dict[str, Any]:
     path = f"{ROOT}/{parse_reference(model)}/{verb}"
     document: dict[str, Any] = session.client.json("POST", path, timeout=LOADING)
@@ -197,6 +212,7 @@ def _screen(doc: dict[str, Any]) -> Iterator[str]:
             for spec in item.get(kind, []):
                 yield f"    {kind[:-1].ljust(7)}  {tensor(spec)}"
         yield from _files_and_runners(item)
+        yield from _where(item)
 
 
 def _files_and_runners(item: dict[str, Any]) -> Iterator[str]:
@@ -208,6 +224,27 @@ def _files_and_runners(item: dict[str, Any]) -> Iterator[str]:
             yield f"    runner   {clean(runner.get('runner', ''))}  {state}  pid {runner.get('pid', 0)}"
         else:
             yield f"    runner   {clean(runner)}"
+
+
+def _where(item: dict[str, Any]) -> Iterator[str]:
+    if "holders" not in item:
+        return
+    for holder in item["holders"]:
+        marks = [mark for mark, is_so in (("primary", holder["primary"]), ("silent", not holder["alive"])) if is_so]
+        words = [clean(holder["name"]), short_node(holder["node"]), *marks]
+        yield f"    held by  {'  '.join(word for word in words if word)}"
+    yield f"    copies   {spread(item['copies'])}"
+
+
+def spread(copies: dict[str, int]) -> str:
+    """Return how far a version has spread: ``REPLICATED 2/3 (pending)``."""
+    held, wanted = copies["held"], copies["wanted"]
+    return f"REPLICATED {held}/{wanted}" + (" (pending)" if held < wanted else "")
+
+
+def short_node(node: str) -> str:
+    """Return the part of a node's id that people compare; empty for a host in no network."""
+    return clean(node)[:12]
 
 
 def tensor(spec: dict[str, Any]) -> str:

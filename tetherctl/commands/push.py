@@ -9,7 +9,7 @@ from msgspec import Struct
 from typer import Argument, Context, Option
 
 from tetherctl.client import CHUNK, Answer
-from tetherctl.commands.models import short, tensor
+from tetherctl.commands.models import short, spread, tensor
 from tetherctl.errors import Usage
 from tetherctl.human import clean, size, stamped
 from tetherctl.patience import Patience
@@ -203,6 +203,9 @@ def _report(session: Session, source: Source, answer: Answer, model: str, alias:
     lines = [
         f"{verb} {clean(model)}@{number}  {short(document['digest'])}  {size(total)}  {clean(alias)} -> {number}",
     ]
+    copies = document.get("copies")
+    if copies and copies["wanted"] > 1:
+        lines.append(f"{spread(copies)}   see tetherctl models show {model} --where")
     document |= {"name": model, "alias": alias, "new": new}
     session.out.record("tether.models.push/v1", document, lines, f"{model}@{number}")
     reference = model if alias == LATEST else f"{model}@{alias}"

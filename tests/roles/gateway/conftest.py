@@ -19,6 +19,7 @@ from tetherd.roles.gateway.status import Facts
 from tetherd.types import Digest, Signature, Tensor, TensorSpec
 from tetherd.wire import messages as m
 from tetherd.wire import tensors
+from tetherd.wire.replication import GetHoldings, HolderState, Holdings
 
 
 class SystemClock:
@@ -121,6 +122,7 @@ class Manager:
         self.blobs: dict[str, bytes] = {}
         self.partial: dict[str, bytes] = {}
         self.chunks: list[int] = []
+        self.copies: dict[str, bool] | None = {"a": True, "b": True, "c": False}
 
     def change(self) -> None:
         self.epoch += 1
@@ -179,6 +181,15 @@ class Manager:
 
     def on_getmanifest(self, request: m.GetManifest) -> m.Chunk:
         return m.Chunk(2, Tensor("data", "UINT8", (2,), b"{}"))
+
+    def on_getholdings(self, request: GetHoldings) -> Holdings:
+        if self.copies is None:
+            raise Unreachable("the primary does not answer")
+        states = [
+            HolderState(name * 64, name, f"{name}:1", True, name == "a", sorted(request.versions) if held else [])
+            for name, held in self.copies.items()
+        ]
+        return Holdings(3, states)
 
     def on_movealias(self, request: m.MoveAlias) -> m.Alias:
         old = self.aliases.get((request.model, request.alias))

@@ -84,6 +84,25 @@ async def test_publishing_blobs(world: Any) -> None:
     assert (await world.ask("POST", f"{ROOT}/fresh/versions", json={"files": files})).status_code == 200
 
 
+async def test_a_push_tells_how_far_it_has_spread_and_succeeds_also_when_nobody_knows(world: Any) -> None:
+    made = await world.ask("PUT", f"{ROOT}/fresh", content=b"m")
+    assert made.json()["copies"] == {"held": 2, "wanted": 3}
+    world.manager.copies = None
+    again = await world.ask("PUT", f"{ROOT}/fresh", content=b"m")
+    assert (again.status_code, again.json()["copies"]) == (200, None)
+
+
+async def test_who_holds_a_model(world: Any) -> None:
+    found = (await world.ask("GET", f"{ROOT}/double/holders")).json()
+    assert (found["name"], found["wanted"]) == ("double", 3)
+    assert [one["number"] for one in found["versions"]] == [1, 2]
+    for one in found["versions"]:
+        assert [(holder["name"], holder["primary"]) for holder in one["holders"]] == [("a", True), ("b", False)]
+    assert (await world.ask("GET", f"{ROOT}/ghost/holders")).status_code == 404
+    world.manager.copies = None
+    assert (await world.ask("GET", f"{ROOT}/double/holders")).status_code == 503
+
+
 @pytest.mark.parametrize(
     "body",
     [

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Final
 
 import msgspec
 
-from tetherd.errors import InvalidInput, UnsupportedMedia
+from tetherd.errors import InvalidInput, TetherError, UnsupportedMedia
 from tetherd.roles.gateway.catalog import Entry, Model
 from tetherd.roles.gateway.exchange import Answer, Exchange, document
 from tetherd.roles.gateway.fleet import Fleet, runners
@@ -12,6 +12,7 @@ from tetherd.roles.gateway.operations import Operations
 from tetherd.roles.gateway.routing import Route
 from tetherd.types import LATEST, parse_alias, parse_digest, parse_model, parse_reference
 from tetherd.wire.messages import Alias, FileEntry, GetManifest, Version
+from tetherd.wire.replication import Holdings
 
 ROOT: Final = "/api/v1/models"
 MANIFEST: Final = (b"content-type", b"application/vnd.oci.image.manifest.v1+json")
@@ -57,6 +58,7 @@ class Models:
             Route("POST", alias + "/rollback", self.roll_back, "Point an alias back", errors=(*gone, 409)),
             Route("POST", one + "/load", self.load, "Load a version and keep it", errors=gone),
             Route("POST", one + "/unload", self.unload, "Unload a model", errors=gone),
+            Route("GET", one + "/holders", self.holders, "Say which managers hold its versions", errors=gone),
             Route("GET", one + "/manifest", self.manifest, "Read a version's manifest", errors=gone),
         ]
 
@@ -107,7 +109,33 @@ class Models:
     async def _commit(self, name: str, files: list[FileEntry], alias: str, exchange: Exchange) -> Answer:
         version, new = await self._operations.commit(name, files, alias, exchange.request_id)
         fleet = await self._operations.fleet()
-        return document({"name": name} | _version(version, fleet), 201 if new else 200)
+        copies = await self._copies(version, exchange.request_id)
+        return document({"name": name} | _version(version, fleet) | {"copies": copies}, 201 if new else 200)
+
+    async def _copies(self, version: Version, request_id: str) -> dict[str, int] | None:
+        """Return how far a version has spread; None where nobody can tell now: it is safe here in any case."""
+        try:
+            found = await self._operations.holdings([version.version], request_id)
+        except TetherError:
+            return None
+        return {"held": sum(bool(holder.held) for holder in found.holders), "wanted": found.wanted}
+
+    async def holders(self, exchange: Exchange) -> Answer:
+        """Say for every version of a model which managers hold it, and how many are to."""
+        reference = parse_reference(exchange.params["model"])
+        model = self._operations.view().model(reference.model)
+        versions = [model.versions[number].version for number in sorted(model.versions)]
+        found = await self._operations.holdings([version.version for version in versions], exchange.request_id)
+        return document(
+            {
+                "name": model.name,
+                "wanted": found.wanted,
+                "versions": [
+                    {"number": version.number, "digest": version.version, "holders": _holders(version, found)}
+                    for version in versions
+                ],
+            }
+        )
 
     async def remove(self, exchange: Exchange) -> Answer:
         """Remove a model, or the version that the reference numbers."""
@@ -192,6 +220,14 @@ def _version(version: Version, fleet: Fleet) -> dict[str, Any]:
         "reason": standing.reason,
         "runners": runners(standing.runners),
     }
+
+
+def _holders(version: Version, found: Holdings) -> list[dict[str, Any]]:
+    return [
+        {"name": holder.name, "node": holder.node, "alive": holder.alive, "primary": holder.primary}
+        for holder in found.holders
+        if version.version in holder.held
+    ]
 
 
 def _alias(alias: Alias) -> dict[str, Any]:

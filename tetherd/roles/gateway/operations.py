@@ -1,7 +1,7 @@
 """What a gateway asks of manager and orchestrator on behalf of operators, with the catalog kept in step."""
 
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Final, TypeVar
 
 from tetherd.ports import Caller, Clock
@@ -23,10 +23,13 @@ from tetherd.wire.messages import (
     SetServing,
     Version,
 )
+from tetherd.wire.replication import GetHoldings, Holdings
 
 CHUNK: Final = 1024 * 1024
 PATIENCE: Final[Seconds] = 120.0
 """How long loading or publishing a model may take."""
+
+_BRIEF: Final[Seconds] = 2.0
 
 R = TypeVar("R")
 
@@ -59,6 +62,11 @@ class Operations:
     async def ask(self, request: Request[R], request_id: str) -> R:
         """Call the manager."""
         return await self._manager.call(request, deadline=self._clock.monotonic() + PATIENCE, request_id=request_id)
+
+    async def holdings(self, versions: Iterable[Digest], request_id: str) -> Holdings:
+        """Return which managers hold these versions. Raises Unavailable."""
+        request = GetHoldings(tuple(versions))
+        return await self._manager.call(request, deadline=self._clock.monotonic() + _BRIEF, request_id=request_id)
 
     async def store(self, body: bytes, request_id: str) -> Digest:
         """Store bytes that are in memory; return their digest."""
