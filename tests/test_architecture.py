@@ -30,6 +30,11 @@ IGNORES_PER_1000_LINES: Final = 5
 
 ELSEWHERE: Final = {
     "tetherd/__main__.py": "tests/test_tetherd_cli.py",
+    "tetherd/daemon/composition.py": "tests/test_daemon.py",
+    "tetherd/daemon/life.py": "tests/test_daemon.py",
+    "tetherd/daemon/network.py": "tests/processes/test_fleet.py",
+    "tetherctl/commands/cluster.py": "tests/processes/test_fleet.py",
+    "tetherctl/commands/nodes.py": "tests/processes/test_fleet.py",
     "tetherctl/commands/infer.py": "tests/tetherctl/test_infer.py",
     "tetherctl/commands/meta.py": "tests/tetherctl/test_contract.py",
     "tetherctl/commands/models.py": "tests/tetherctl/test_contract.py",

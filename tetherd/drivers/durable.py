@@ -35,21 +35,25 @@ def read(path: Path, *, secret: bool = False) -> bytes | None:
     Raises Forbidden, StorageFailed.
     """
     try:
-        source = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        # Not to wait for the other end of a pipe that lies there.
+        source = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
         return None
     except OSError as error:
         raise _failed("read", path, error) from None
-    with os.fdopen(source, "rb") as file:
+    try:
         found = os.fstat(source)
+        if not stat.S_ISREG(found.st_mode) or found.st_size > MAX_BYTES:
+            raise StorageFailed(f"{path} is not a plain file of at most {MAX_BYTES} bytes", fix="move it away")
         if secret and (found.st_mode & _OTHERS or found.st_uid not in (os.geteuid(), 0)):
             raise Forbidden(
                 f"{path} holds a secret key, and other users can read it (mode {stat.S_IMODE(found.st_mode):04o})",
                 fix=f"chmod 600 {path}; if somebody may have read it, make a new one: leave the network and join again",
             )
-        if not stat.S_ISREG(found.st_mode) or found.st_size > MAX_BYTES:
-            raise StorageFailed(f"{path} is not a plain file of at most {MAX_BYTES} bytes", fix="move it away")
-        return file.read(MAX_BYTES)
+        with os.fdopen(os.dup(source), "rb") as file:
+            return file.read(MAX_BYTES)
+    finally:
+        os.close(source)
 
 
 def remove(path: Path) -> None:

@@ -1,0 +1,152 @@
+"""The authority's ledger against a model of it: whatever is done in whatever order, one token lets in one host."""
+
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+
+from tetherd.drivers.members import KEPT, Invitation, MemberLedger
+from tetherd.errors import NodeNotFound, Revoked, TetherError, TokenExpired, TokenUsed, WrongToken
+from tetherd.wire.roster import Member
+
+nodes = st.sampled_from("abc").map(lambda digit: digit * 64)
+token_ids = st.integers(0, 3).map(lambda number: bytes([number]))
+TTL = 60.0
+
+
+def as_member(node: str) -> Member:
+    return Member(node=node, name=f"host-{node[0]}", roles=(), addresses=("192.0.2.1:1",))
+
+
+class Ledger(RuleBasedStateMachine):
+    """A ledger that is closed and opened in between, beside plain dictionaries."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = tempfile.TemporaryDirectory()
+        self.path = Path(self.folder.name) / "authority.db"
+        self.ledger = MemberLedger(self.path)
+        self.now = 1000.0
+        self.ledger.found("0" * 16, "home", b"key", self.now)
+        self.epoch = 1
+        self.tokens: dict[bytes, list[object]] = {}  # when it expires, who used it
+        self.members: dict[str, bool] = {}  # whether it was revoked
+        self.used: dict[bytes, str] = {}
+
+    def teardown(self) -> None:
+        self.ledger.close()
+        self.folder.cleanup()
+
+    @rule(seconds=st.floats(0, 45))
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+
+    @rule()
+    def restart(self) -> None:
+        self.ledger.close()
+        self.ledger = MemberLedger(self.path)
+        self.ledger.found("f" * 16, "other", b"other", self.now)
+
+    @rule(token=token_ids)
+    def invite(self, token: bytes) -> None:
+        if token not in self.tokens:
+            self.ledger.invite(Invitation(token, b"k", ("worker",), self.now + TTL), self.now)
+            self.tokens[token] = [self.now + TTL, ""]
+
+    @rule(token=token_ids, node=nodes)
+    def admit(self, token: bytes, node: str) -> None:
+        outcome: type[TetherError] | None = None
+        if token not in self.tokens:
+            outcome = WrongToken
+        elif (user := self.tokens[token][1]) and (user != node or node not in self.members):
+            outcome = TokenUsed
+        elif self.now >= self.tokens[token][0]:  # type: ignore[operator]
+            outcome = TokenExpired
+        elif self.members.get(node):
+            outcome = Revoked
+        if outcome is not None:
+            with pytest.raises(outcome):
+                self.ledger.admit(token, as_member(node), self.now)
+            return
+        admitted = self.ledger.admit(token, as_member(node), self.now)
+        assert (admitted.node, admitted.roles) == (node, ("worker",))
+        if not self.tokens[token][1]:
+            self.tokens[token][1] = node
+            self.epoch += 1
+        self.members[node] = False
+
+    @rule(node=nodes)
+    def revoke(self, node: str) -> None:
+        if node not in self.members:
+            with pytest.raises(NodeNotFound):
+                self.ledger.change(node, self.now, revoked=self.now)
+            return
+        before = self.members[node]
+        self.ledger.change(node, self.now, revoked=self.epoch_of_revocation(node))
+        self.members[node] = True
+        self.epoch += not before
+
+    def epoch_of_revocation(self, node: str) -> float:
+        """Return when it was revoked first: revoking it again changes nothing."""
+        found = next(each for each in self.ledger.state().members if each.node == node)
+        return found.revoked or self.now
+
+    @rule(node=nodes)
+    def forget(self, node: str) -> None:
+        if self.members.pop(node, None) is None:
+            with pytest.raises(NodeNotFound):
+                self.ledger.forget(node, self.now)
+            return
+        self.ledger.forget(node, self.now)
+        self.epoch += 1
+
+    @invariant()
+    def it_says_what_was_done(self) -> None:
+        state = self.ledger.state()
+        assert (state.network, state.name, state.epoch) == ("0" * 16, "home", self.epoch)
+        assert {each.node: bool(each.revoked) for each in state.members} == self.members
+        assert len({each.name for each in state.members}) == len(state.members)
+
+
+def test_the_ledger_keeps_to_its_model() -> None:
+    run_state_machine_as_test(
+        Ledger,
+        settings=settings(
+            max_examples=25, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+        ),
+    )
+
+
+@pytest.fixture
+def ledger(tmp_path: Path):
+    made = MemberLedger(tmp_path / "authority.db")
+    made.found("0" * 16, "home", b"key-1", 0.0)
+    yield made
+    made.close()
+
+
+def test_tokens_are_forgotten_long_after_they_expired(ledger: MemberLedger) -> None:
+    ledger.invite(Invitation(b"old", b"k", ("worker",), 60.0), 0.0)
+    ledger.invite(Invitation(b"new", b"k", ("worker",), 60.0 + KEPT), KEPT)
+    assert ledger.invitation(b"old").roles == ("worker",)
+    ledger.invite(Invitation(b"newer", b"k", ("worker",), 120.0 + KEPT), KEPT + 61.0)
+    with pytest.raises(WrongToken):
+        ledger.invitation(b"old")
+
+
+def test_shared_keys_overlap(ledger: MemberLedger) -> None:
+    ledger.add_key(b"key-2", 2, 1.0)
+    assert ledger.state().keys == {1: b"key-1", 2: b"key-2"}
+    ledger.add_key(b"key-3", 2, 2.0)
+    assert ledger.state().keys == {2: b"key-2", 3: b"key-3"}
+    assert ledger.state().epoch == 3
+
+
+def test_when_the_newest_certificate_runs_out(ledger: MemberLedger) -> None:
+    assert ledger.expires("a" * 64) == 0.0
+    ledger.issued("a" * 64, 5.0)
+    ledger.issued("a" * 64, 9.0)
+    assert ledger.expires("a" * 64) == 9.0
