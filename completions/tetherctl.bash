@@ -40,7 +40,7 @@ _tetherctl() {
         case $path in
             "infer") words="-i --input --batch --concurrency --keep-going --deadline --raw -h --help" ;;
             "models ls") words="-h --help" ;;
-            "models show") words="-h --help" ;;
+            "models show") words="--where -h --help" ;;
             "models push") words="--name --alias -h --help" ;;
             "models pull") words="-d --directory -h --help" ;;
             "models versions") words="-h --help" ;;
@@ -62,6 +62,7 @@ _tetherctl() {
             "nodes forget") words="-y --yes -h --help" ;;
             "status") words="-h --help" ;;
             "doctor") words="--only --strict -h --help" ;;
+            "doctor peer") words="-h --help" ;;
             "netcheck") words="-h --help" ;;
             "ping") words="--count --until-direct --for -h --help" ;;
             "config show") words="-h --help" ;;
@@ -104,6 +105,7 @@ _tetherctl() {
         "nodes forget") words="" ;;
         "status") words="" ;;
         "doctor") words="" ;;
+        "doctor peer") words="" ;;
         "netcheck") words="" ;;
         "ping") words="" ;;
         "config show") words="" ;;

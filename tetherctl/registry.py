@@ -46,6 +46,7 @@ COMMANDS: Final = {
     "nodes forget": Entry("nodes:forget", "Strike a node off the list.", "Fleet"),
     "status": Entry("status:status", "Show whether inference can be served, and by whom.", "Observe"),
     "doctor": Entry("diagnosis:doctor", "Examine this host and its network, and say what to do.", "Observe"),
+    "doctor peer": Entry("peer:peer", "Say why another node cannot be reached at an address.", "Observe"),
     "netcheck": Entry("diagnosis:netcheck", "Show how this host finds others, and what was dropped.", "Observe"),
     "ping": Entry("diagnosis:ping", "Ask a node for a sign of life, and show the path to it.", "Observe"),
     "config show": Entry("config:show", "Print effective settings and where each comes from.", "Configure"),
@@ -73,6 +74,8 @@ def route(words: list[str]) -> tuple[str, list[str]]:
     if not words or words[0] in {"-h", "--help"}:
         return "", words
     first, *rest = words
+    if rest and f"{first} {rest[0]}" in COMMANDS:
+        return f"{first} {rest[0]}", rest[1:]
     if first in COMMANDS:
         return first, rest
     if first not in GROUPS:
