@@ -266,3 +266,13 @@ async def test_what_was_remembered_is_tried_again() -> None:
 async def test_a_conflict_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     World().peering.drop(Drop("conflict", "another host announces the id of this very node"))
     assert "two hosts claim one node id" in caplog.text
+
+
+@simulated
+async def test_a_connection_proves_its_address() -> None:
+    world = World()
+    world.peering.connected(A, Reached("10.0.0.1:7443", "lan", 0.001, A))
+    world.peering.connected(B, Reached("127.0.0.1:40000", "relay:r1", 0.001, B))
+    world.peering.disconnected(A)
+    assert [str(one.address) for one in world.peering.table.candidates(A)] == ["10.0.0.1:7443"]
+    assert world.peering.table.candidates(B) == []

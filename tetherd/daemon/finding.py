@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from ipaddress import ip_address
 from typing import Any, Final, TypeAlias
 
@@ -22,17 +22,21 @@ from tetherd.discovery.diagnosis import Counts
 from tetherd.discovery.exchange import Rules
 from tetherd.discovery.hints import Hint
 from tetherd.discovery.peers import PeerTable
-from tetherd.discovery.racing import Relay
+from tetherd.discovery.racing import Reached, Relay, path_of
 from tetherd.drivers import remembered
 from tetherd.drivers.mdns import Mdns
 from tetherd.drivers.mutual import dialling
+from tetherd.drivers.nng import TLS
 from tetherd.drivers.paths import TlsProber
+from tetherd.drivers.rpc import RemoteCaller
 from tetherd.drivers.udp import Dht
+from tetherd.drivers.vitals import HostVitals
 from tetherd.errors import StorageFailed, StorageFull, TetherError
 from tetherd.policy.membership import DIALABLE
-from tetherd.ports import Caller, Clock
+from tetherd.ports import Clock
+from tetherd.roles.gateway.diagnosis import Diagnosis
 from tetherd.roles.membership import Membership
-from tetherd.roles.peering import Peering
+from tetherd.roles.peering import TICK, Peering
 from tetherd.roles.whereabouts import Whereabouts
 from tetherd.types import Credentials, Seconds
 from tetherd.wire.datagrams import Keyring
@@ -50,7 +54,7 @@ _log = logging.getLogger("tetherd.peering")
 class Finding:
     """The sources of one node. ``peering`` is what others ask; ``duties`` are to be run.
 
-    ``caller`` gives the connection to a node if there is one; ``relays`` the ways to it through relays.
+    ``callers``: this node's ways to others, by node id, as they come and go; ``relays`` gives those through relays.
     """
 
     def __init__(
@@ -59,7 +63,7 @@ class Finding:
         clock: Clock,
         membership: Membership,
         *,
-        caller: Callable[[str], Caller | None],
+        callers: Mapping[str, RemoteCaller],
         relays: Callable[[str], Sequence[Relay]],
     ) -> None:
         assert membership.standing is not None
@@ -78,11 +82,12 @@ class Finding:
             prober=self._prober,
             clock=clock,
             chance=random.random,
-            caller=caller,
+            caller=callers.get,
             relays=relays,
         )
+        self._callers = callers
         self._mdns = Mdns(self._orders(), self.peering, clock) if config.cluster.mdns else None
-        self.duties: list[Duty] = [self.peering.run, self._follow, self._remember]
+        self.duties: list[Duty] = [self.peering.run, self._follow, self._remember, self._watch]
         if self._mdns:
             self.duties.append(self._announce)
         if config.cluster.dht and self._standing.keys:
@@ -160,6 +165,25 @@ class Finding:
                 self._dht.rekey(Keyring(standing.network, standing.keys))
             await self._membership.changes()
 
+    async def _watch(self, ready: Callable[[], None]) -> None:
+        """Show in the peer table which connections there are, over which path."""
+        ready()
+        while True:
+            for node, caller in list(self._callers.items()):
+                live = self.peering.table.live(node)
+                if caller.connected and (live is None or live.address != caller.address.removeprefix(TLS)):
+                    await self._greet(node, caller)
+                elif live and not caller.connected:
+                    self.peering.disconnected(node)
+            await asyncio.sleep(TICK)
+
+    async def _greet(self, node: str, caller: RemoteCaller) -> None:
+        address = caller.address.removeprefix(TLS)
+        answer = await self.peering.ask(node)
+        if caller.connected:
+            path = path_of(parse(address), lan=False)
+            self.peering.connected(node, Reached(address, path, answer.rtt or 0.0, node))
+
     async def _remember(self, ready: Callable[[], None]) -> None:
         """Keep what was proven on the disk."""
         ready()
@@ -235,6 +259,21 @@ class Finding:
 
     def _is_allowed(self, place: tuple[str, int]) -> bool:
         return not refusal(Address(*place), loopback=_is_loopback(self._config.cluster.listen))
+
+
+def diagnosis(config: Config, clock: Clock, membership: Membership, finding: Finding | None) -> Diagnosis:
+    """Return what examines this host; ``finding`` is None where it is in no network."""
+
+    def credentials() -> Credentials | None:
+        return membership.standing.credentials if membership.standing else None
+
+    return Diagnosis(
+        peering=finding.peering if finding else None,
+        host=HostVitals(config.node.state_dir, credentials, clock),
+        clock=clock,
+        multicast=finding.multicast if finding else lambda: None,
+        datagrams=finding.datagrams if finding else lambda: None,
+    )
 
 
 def _is_loopback(listen: str) -> bool:

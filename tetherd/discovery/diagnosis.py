@@ -87,7 +87,7 @@ def multicast(counts: Counts | None, *, member: bool) -> Check:
         why = "switched off by cluster.mdns" if member else OUTSIDE
         return Check(name="multicast", state="skip", detail=why)
     state: State = "ok"
-    detail, fix = f"{counts.known} nodes heard of", ""
+    detail, fix = f"{_nodes(counts.known)} heard of", ""
     if counts.fault:
         state, detail = "warn", counts.fault
         fix = "seeds work without multicast: name nodes in cluster.seeds; or switch it off with cluster.mdns = false"
@@ -109,7 +109,7 @@ def udp(counts: Counts | None, *, member: bool) -> Check:
     if counts.sent and not counts.heard and counts.age > SETTLED:
         detail = "datagrams were sent and none was answered"
         return _counted("udp", "warn", detail, "let the UDP port of cluster.udp through the firewalls", counts)
-    return _counted("udp", "ok", f"{counts.known} nodes known", "", counts)
+    return _counted("udp", "ok", f"{_nodes(counts.known)} known", "", counts)
 
 
 def tcp(peers: Sequence[Peer], *, member: bool) -> Check:
@@ -120,7 +120,7 @@ def tcp(peers: Sequence[Peer], *, member: bool) -> Check:
     live = [peer for peer in known if peer.path]
     silent = [peer for peer in known if not peer.path and all(seen.failures for seen in peer.addresses)]
     relayed = sum(peer.path.startswith("relay:") for peer in live)
-    detail = f"{len(live)} of {len(known)} nodes connected, {relayed} through a relay"
+    detail = f"{len(live)} of {_nodes(len(known))} connected, {relayed} through a relay"
     if not known:
         return Check(name="tcp", state="ok", detail="no other node is known that can be dialled")
     if not silent:
@@ -166,7 +166,7 @@ def clock(vitals: Vitals, skews: Sequence[tuple[str, Seconds]]) -> Check:
     fix = "let the system keep its clock: timedatectl set-ntp true"
     if skews:
         name, worst = max(skews, key=lambda skew: abs(skew[1]))
-        detail = f"{_span(abs(worst))} {'behind' if worst > 0 else 'ahead of'} {name}, of {len(skews)} nodes asked"
+        detail = f"{_span(abs(worst))} {'behind' if worst > 0 else 'ahead of'} {name}, of {_nodes(len(skews))} asked"
         if abs(worst) > BROKEN_SKEW:
             return Check(name="clock", state="fail", detail=detail, fix=fix)
         if abs(worst) > MAX_SKEW:
@@ -204,6 +204,10 @@ def _counted(name: str, state: State, detail: str, fix: str, counts: Counts) -> 
     return Check(
         name=name, state=state, detail=detail, fix=fix, sent=counts.sent, heard=counts.heard, dropped=counts.dropped
     )
+
+
+def _nodes(count: int) -> str:
+    return "1 node" if count == 1 else f"{count} nodes"
 
 
 def _span(seconds: Seconds) -> str:

@@ -126,6 +126,8 @@ class Peering:
         """Take note of a connection, and of the address and path it took."""
         now = self._clock.monotonic()
         self.table.connected(node, Live(reached.path, reached.address, reached.rtt, now))
+        if not is_relayed(reached.path):
+            self.table.proved(node, reached.address, now)
         again = reprobe_after(reached.path, self._chance())
         if again is None:
             self._reprobe.pop(node, None)
