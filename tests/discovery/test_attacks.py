@@ -331,3 +331,23 @@ def test_a_search_takes_nothing_that_lies_elsewhere(world: World) -> None:
     assert not world.lookup(alive[4], TOPIC)
     assert world.counters(alive[4])["record.unfit"]
     assert world.counters(alive[4])["record.malformed"]
+
+
+def test_a_stranger_to_the_roster_gets_no_answer_though_it_holds_the_network_key(
+    world: World, insider: Insider
+) -> None:
+    victim = world.add(who=rules(member=lambda node: node != insider.id))
+    assert not insider.say(victim, insider.seal(Ping()))
+    assert world.counters(victim)["dropped.stranger"] == 1
+
+
+def test_an_answer_in_the_name_of_another_node_is_dropped(world: World) -> None:
+    alive = world.grow(3)
+    world.run(2)
+    liar = world.nodes[alive[1]].exchange
+    liar._responder._own = bytes(32)
+    asker = world.nodes[alive[0]].exchange
+    peer = next(each for each in asker.table if each.id == liar.id)
+    world.lookup(alive[0], TOPIC)
+    assert world.counters(alive[0])["dropped.impostor"]
+    assert peer.failures

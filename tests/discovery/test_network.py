@@ -203,6 +203,40 @@ def test_network_keys_turn_without_losing_anyone() -> None:
     assert world.counters(alive[0])["dropped.epoch"]
 
 
+def test_whoever_has_not_got_the_new_key_yet_is_reached_with_the_old_one() -> None:
+    world = seeded()
+    one = world.add()
+    two = world.add([one])
+    world.run(WARM)
+    world.nodes[two].rekey(Keyring(NETWORK, {1: b"k" * 32, 2: b"n" * 32}))
+    assert world.announce(two, topic(2)).stored == 2
+    world.run(5)
+    assert world.counters(one)["dropped.epoch"], "whether it has the new key yet was tried out"
+    assert len(world.nodes[two].exchange.table) == len(world.nodes[one].exchange.table) == 1
+
+
+def test_everyone_moves_to_the_new_key_before_the_old_one_is_dropped() -> None:
+    world = seeded()
+    alive = world.grow(12)
+    world.run(WARM)
+    for address in alive:
+        world.nodes[address].rekey(Keyring(NETWORK, {1: b"k" * 32, 2: b"n" * 32}))
+    world.run(20)
+    assert {peer.epoch for each in alive for peer in world.nodes[each].exchange.table} == {2}
+
+
+def test_what_was_said_to_nobody_is_said_again_when_somebody_comes() -> None:
+    world = seeded()
+    late = ("10.0.0.2", 7443)
+    early = world.add([late])
+    world.announce(early, topic(1))
+    world.run(30)
+    assert world.add() == late
+    world.run(16)
+    world.kill(early)
+    assert world.lookup(late, topic(1))
+
+
 def test_a_node_alone_keeps_and_finds_its_own() -> None:
     world = seeded()
     one = world.add()

@@ -129,7 +129,7 @@ class Exchange:
             self._drop(bad.reason)
             return
         if type(message) is Answer:
-            self._answered(message, source, now)
+            self._answered(message, source, epoch, now)
         elif type(message) is Ask:
             self._asked(message, source, (epoch, len(data)), now)
 
@@ -172,9 +172,20 @@ class Exchange:
         self._count = self._count + 1 if self._count else int(self.wall(now) * 1e6)
         flags = (SERVES if self.rules.serves else 0) | (0 if request.proven else PROVE)
         ask = Ask(request.tid, self.id, flags, self._count, int(self.wall(now) * 1000), token, request.body)
-        epochs = self.keyring.epochs  # whoever has not got the newest key yet hears the second try
-        epoch = epochs[(request.tries - 1) % 2] if len(epochs) > 1 else epochs[0]
-        self._send(encode(ask) if token else padded(ask), epoch, request.address)
+        self._send(encode(ask) if token else padded(ask), self._epoch(request, peer), request.address)
+
+    def _epoch(self, request: Request, peer: Peer | None) -> int:
+        """Return the key for one try. While keys turn, not everybody has the newest, and not everybody the oldest.
+
+        What matters goes under the key that the peer used last; whether it has the newest, pings find out.
+        """
+        epochs = self.keyring.epochs
+        if len(epochs) == 1:
+            return epochs[0]
+        settled = peer is not None and peer.epoch in epochs and type(request.body) is not Ping
+        first = peer.epoch if peer is not None and settled else epochs[0]
+        second = next(epoch for epoch in epochs if epoch != first)
+        return first if request.tries % 2 else second
 
     def _send(self, plain: bytes, epoch: int, address: Address) -> None:
         self.counters["sent"] += 1
@@ -188,6 +199,9 @@ class Exchange:
         if reason:
             self._drop(reason)
             return
+        peer = self._at(ask.sender, source)
+        if peer is not None:
+            peer.epoch = epoch
         answer, verified = self._responder.answer(ask, source, length, now, self.wall(now))
         plain = encode(answer)
         if not verified and len(plain) + OVERHEAD > length:
@@ -224,7 +238,7 @@ class Exchange:
 
     # --- the asking side ---
 
-    def _answered(self, answer: Answer, source: Address, now: Seconds) -> None:
+    def _answered(self, answer: Answer, source: Address, epoch: int, now: Seconds) -> None:
         request = self.requests.end(answer.tid, source)
         if request is None:
             self._drop("unexpected")
@@ -238,7 +252,7 @@ class Exchange:
             self._observe(answer.seen)
         peer = self._acquaint(answer.sender, source, now)
         if peer is not None:
-            peer.token, peer.token_at = answer.token, now
+            peer.token, peer.token_at, peer.epoch = answer.token, now, epoch
             peer.answered(now, now - request.sent if request.tries == 1 else -1.0)
             if answer.flags & SERVES:
                 self.table.add(peer)

@@ -20,12 +20,14 @@ MAX_FAILURES: Final = 2
 class Peer:
     """A node that proved its id: where it is, how fast it answers (``rtt``, seconds; -1 = unknown), its write token.
 
-    ``doubted``: it keeps us waiting now. ``failures``: how often in a row it did not answer at all.
+    ``epoch`` is that of the network key it used last. ``doubted``: it keeps us waiting now. ``failures``: how often in
+    a row it did not answer at all.
     """
 
     __slots__ = (
         "address",
         "doubted",
+        "epoch",
         "failed",
         "failures",
         "id",
@@ -47,6 +49,7 @@ class Peer:
         self.failures = 0
         self.failed = 0.0
         self.doubted = False
+        self.epoch = -1
         self.move(address)
 
     def move(self, address: Address) -> None:

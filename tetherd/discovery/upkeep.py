@@ -106,8 +106,16 @@ class Upkeep:
         self._attempts += 1
 
     def _ask_quiet(self, now: Seconds) -> None:
-        """Ask a few of those that were not heard for long, and first those that kept somebody waiting."""
-        quiet = [peer for peer in self._exchange.table if peer.failures or peer.doubted or now - peer.seen > QUIET]
+        """Ask a few of those that were not heard for long, and first those that kept somebody waiting.
+
+        While network keys turn, ask those too of whom we do not know that they have the newest.
+        """
+        newest, *older = self._exchange.keyring.epochs
+        quiet = [
+            peer
+            for peer in self._exchange.table
+            if peer.failures or peer.doubted or now - peer.seen > QUIET or (older and peer.epoch != newest)
+        ]
         quiet.sort(key=lambda peer: (not peer.failures, not peer.doubted, peer.seen))
         for peer in quiet[:PROBES]:
             self._exchange.ask(Contact(peer.id, peer.number, peer.address), Ping(), self, now)
