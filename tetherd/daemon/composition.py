@@ -7,27 +7,33 @@ from typing import Any
 
 from tetherd import __version__
 from tetherd.config.schema import Config
+from tetherd.daemon.finding import diagnosis
 from tetherd.daemon.models import Models
 from tetherd.daemon.network import Duty, Network, Place
+from tetherd.daemon.relays import relay
+from tetherd.drivers.diagnosis import explain
 from tetherd.drivers.http import HttpServer
 from tetherd.drivers.local import LocalCaller, NobodyCaller
+from tetherd.drivers.nng import TLS
 from tetherd.drivers.papers import DiskPapers
 from tetherd.drivers.processes import ProcessLauncher
 from tetherd.drivers.rpc import RemoteCaller, Server
-from tetherd.errors import BadConfig
+from tetherd.errors import NotInNetwork
 from tetherd.policy.balance import STRATEGIES
 from tetherd.ports import Caller, Clock, Engine, Handler, Role
 from tetherd.roles.gateway.app import Gateway
 from tetherd.roles.gateway.cluster import Cluster
+from tetherd.roles.gateway.examination import Examination
 from tetherd.roles.gateway.routing import Table
 from tetherd.roles.gateway.status import Facts, Status
 from tetherd.roles.gateway.surface import Surface
 from tetherd.roles.membership import Membership
 from tetherd.roles.orchestrator import Limits, Orchestrator
+from tetherd.roles.relay import Relay
 from tetherd.roles.worker import Place as WorkerPlace
 from tetherd.roles.worker import Worker
 from tetherd.roles.worker.inline import InlineLauncher
-from tetherd.types import RoleName, Seconds
+from tetherd.types import Finding, RoleName, Seconds
 from tetherd.wire.assignments import Assignment
 from tetherd.wire.messages import Request
 
@@ -42,6 +48,8 @@ class Daemon:
         self._identity = str(papers.directory)
         self._network = Network(config, clock, membership, papers) if membership.standing else None
         self._cluster = Cluster(membership, clock=clock, authority=self._authority)
+        self._examination = Examination(self._explain)
+        self._diagnosis = diagnosis(config, clock, membership, self._network.finding if self._network else None)
         self._routes: dict[type[Request[Any]], Handler] = {}
         self._local = LocalCaller(self._routes)
         self._callers: dict[str, RemoteCaller] = {}
@@ -70,6 +78,8 @@ class Daemon:
             app=self.app, settings=config.gateway, listen=config.gateway.listen if self._hosts("gateway") else None
         )
         self._routes.update(membership.routes())
+        if self._network:
+            self._routes.update(self._network.finding.peering.routes())
         rpc = Server(
             config.rpc.listen,
             self._routes,
@@ -100,6 +110,14 @@ class Daemon:
 
     def _hosts(self, role: RoleName) -> bool:
         return role in self._membership.roles
+
+    def _explain(self, address: str) -> Finding:
+        standing = self._membership.standing
+        if standing is None:
+            raise NotInNetwork("this host is in no network", fix="tetherctl cluster init, or cluster join < token.txt")
+        members = standing.roster.members
+        expected = next((member.node for member in members if address in member.addresses), "")
+        return explain(f"{TLS}{address}", standing.credentials, expected, self._membership.roles_of)
 
     def _authority(self) -> Caller | None:
         return self._network.authority() if self._network else None
@@ -149,6 +167,8 @@ class Daemon:
                 [
                     *Status(facts=facts, clock=self._clock, orchestrator=orchestrator).routes(),
                     *self._cluster.routes(),
+                    *self._diagnosis.routes(),
+                    *self._examination.routes(),
                 ],
                 absent=f"the daemon '{facts.node}' has no gateway role: it answers about its health and status only",
                 fix="name one that has it with --endpoint http://host:port, or start one: tetherd run --role gateway",
@@ -162,7 +182,7 @@ class Daemon:
             facts=facts,
             max_batch=config.orchestrator.max_batch,
         )
-        gateway.table.add(self._cluster.routes())
+        gateway.table.add([*self._cluster.routes(), *self._diagnosis.routes(), *self._examination.routes()])
         self._add(gateway)
         return gateway.app
 
@@ -183,11 +203,8 @@ class Daemon:
         self._orchestrator = Orchestrator(clock=self._clock, limits=limits, strategy=STRATEGIES[settings.balance])
         return self._orchestrator
 
-    def _relay(self) -> Role:
-        raise BadConfig(
-            "the role relay carries connections between the hosts of a network, and this host is in none",
-            fix="join one first (tetherctl cluster join), or take relay out of node.roles",
-        )
+    def _relay(self) -> Relay:
+        return relay(self._config.relay, self._membership, self._clock)
 
     def _worker(self) -> Worker:
         config = self._config

@@ -6,6 +6,8 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 from tetherd.config import addresses
 from tetherd.config.schema import Config
+from tetherd.daemon.finding import Finding
+from tetherd.daemon.relays import Relays, local
 from tetherd.drivers.door import Door
 from tetherd.drivers.enrolment import EnrolmentServer
 from tetherd.drivers.nng import TLS, Secret
@@ -17,6 +19,7 @@ from tetherd.policy.membership import DIALABLE, Standing
 from tetherd.ports import Clock
 from tetherd.roles.membership import Membership
 from tetherd.types import Credentials, RoleName
+from tetherd.wire.relay import Service
 from tetherd.wire.roster import Member
 
 Duty: TypeAlias = Callable[[Callable[[], None]], Coroutine[Any, Any, None]]
@@ -52,7 +55,10 @@ class Network:
         if DIALABLE.intersection(membership.roles):
             address = f"{TLS}{config.cluster.listen}"
             self.door = Door([address], credentials, Admission(membership.roles_of), clock)
-        self.duties.append(self._follow)
+        self.relays = Relays(membership, reach=self._reach, services=self._services(), clock=clock)
+        self.duties += [self._follow, self.relays.run]
+        self.finding = Finding(config, clock, membership, callers=self._callers, relays=self.relays.ways)
+        self.duties += self.finding.duties
         membership.renewed = [self._renewed]
 
     @property
@@ -95,8 +101,17 @@ class Network:
 
     def close(self) -> None:
         """Close the connections."""
+        self.relays.close()
         for caller in self._callers.values():
             caller.close()
+
+    def _services(self) -> dict[Service, tuple[str, int]]:
+        """Return the listeners of this host that relays may lead to; a relay can be reached without one."""
+        roles = self._membership.roles
+        if self.door is None or "relay" in roles:
+            return {}
+        found: dict[Service, tuple[str, int]] = {"rpc": local(self._config.cluster.listen)}
+        return found | ({"bulk": local(self._config.cluster.bulk)} if "manager" in roles else {})
 
     def _reach(self, node: str, address: str) -> RemoteCaller:
         known = self._callers.get(node)
@@ -134,6 +149,7 @@ class Network:
             self.door.renew(credentials)
         if self._enrolment is not None:
             self._enrolment.show(credentials)
+        self.finding.renew(credentials)
 
     def _admitted(self) -> None:
         task = asyncio.create_task(self._membership.refresh())

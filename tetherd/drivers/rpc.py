@@ -243,6 +243,11 @@ class RemoteCaller:
         nng.dial(self._socket, address, secret)
         self._watch()
 
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection now."""
+        return bool(self._pipes)
+
     async def call(self, request: Request[R], *, deadline: Seconds, request_id: str = "") -> R:
         """Return the reply.
 
