@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from tetherd.discovery.contacts import Address
 from tetherd.discovery.exchange import Rules
 from tetherd.discovery.ids import topic
+from tetherd.discovery.table import Peer
 from tetherd.drivers.udp import Dht
 from tetherd.errors import Conflict, InUse, InvalidInput, Unavailable
 from tetherd.wire.datagrams import Keyring
@@ -158,6 +159,25 @@ async def test_what_is_not_a_key_is_refused_and_a_closed_table_says_so(nodes: li
     closed = dht()
     with pytest.raises(Unavailable):
         await closed.announce(HERE, b"", 600)
+
+
+async def test_what_waits_when_a_node_closes_is_told() -> None:
+    async with AsyncExitStack() as stack:
+        node = await stack.enter_async_context(dht())
+        node.join([("127.0.0.1", 9)], [("ab" * 32, ("127.0.0.1", 9))])
+        node._node.exchange.table.add(Peer(b"x" * 32, ("127.0.0.1", 9), 0.0))
+        waiting = [asyncio.create_task(values(node)), asyncio.create_task(node.announce(HERE, b"", 600))]
+        await asyncio.sleep(0)
+        node._node.standing.withdraw((1, HERE), 0.0)
+    for each in waiting:
+        with pytest.raises(Unavailable, match="closed"):
+            await each
+
+
+async def test_two_addresses_of_one_family_are_refused() -> None:
+    with pytest.raises(InvalidInput, match="family"):
+        async with dht(("127.0.0.1", 0), ("127.0.0.2", 0)):
+            pass
 
 
 async def test_whoever_stops_reading_a_lookup_leaves_nothing_behind(nodes: list[Dht]) -> None:

@@ -21,6 +21,9 @@ REFRESH: Final[Seconds] = 600.0
 JOIN: Final[tuple[Seconds, ...]] = (0.25, 0.5, 1.0, 2.0, 5.0, 15.0)
 """How long to wait before seeds that are not in the table are asked again."""
 
+MAX_SEEDS: Final = 64
+"""Addresses to join by that are kept, the latest ones heard of."""
+
 PROBE: Final[Seconds] = 1.0
 PROBES: Final = 4
 QUIET: Final[Seconds] = 30.0
@@ -35,7 +38,7 @@ class Upkeep:
     def __init__(self, exchange: Exchange, seeds: Iterable[Address], remembered: Iterable[Contact]) -> None:
         self.next: Seconds = 0.0
         self._exchange = exchange
-        self._seeds = set(seeds)
+        self._seeds = dict.fromkeys(seeds)
         self._remembered = list(remembered)
         self._attempts = 0
         self._join: Seconds = 0.0
@@ -49,7 +52,9 @@ class Upkeep:
     def seed(self, address: Address) -> None:
         """Take another address to join by, from whichever source; it is asked at once."""
         if address not in self._seeds:
-            self._seeds.add(address)
+            if len(self._seeds) >= MAX_SEEDS:
+                del self._seeds[next(iter(self._seeds))]
+            self._seeds[address] = None
             self._join = self._attempts = 0
             self.next = 0.0
 
@@ -96,7 +101,7 @@ class Upkeep:
         """Ask whom the operator named, and who was known once, until enough of them are in the table."""
         exchange = self._exchange
         present = {peer.address for peer in exchange.table}
-        for address in self._seeds - present:
+        for address in self._seeds.keys() - present:
             exchange.ask(address, Ping(), self, now)
         if len(exchange.table) < CLOSEST:
             for contact in self._remembered:

@@ -8,7 +8,7 @@ import errno
 import os
 import socket
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing
 from typing import Final, Self, TypeAlias
@@ -34,14 +34,17 @@ AT_ONCE: Final = 64
 GOODBYE: Final[Seconds] = 1.0
 _LARGEST: Final = 1500
 
-_Waiting: TypeAlias = "asyncio.Queue[Found | Complete | Published]"
+MAX_CONFLICTS: Final = 64
+
+_Waiting: TypeAlias = "asyncio.Queue[Found | Complete | Published | None]"
+"""What a task is told; None = the node closed under it."""
 
 
 class Dht:
     """One node on its sockets. Use as an async context manager; one event loop, one thread."""
 
     def __init__(self, signer: Signer, keyring: Keyring, rules: Rules, listen: Sequence[Address]) -> None:
-        self.conflicts: list[Conflict] = []
+        self.conflicts: deque[Conflict] = deque(maxlen=MAX_CONFLICTS)
         self._node = Node(signer, keyring, rules, os.urandom)
         self._listen = listen
         self._sockets: dict[int, socket.socket] = {}
@@ -52,7 +55,7 @@ class Dht:
         self._open = False
 
     async def __aenter__(self) -> Self:
-        """Bind the sockets. Raises InUse, Unavailable."""
+        """Bind the sockets, one for each family. Raises InUse, Unavailable, InvalidInput."""
         self._loop = asyncio.get_running_loop()
         try:
             for address in self._listen:
@@ -198,7 +201,8 @@ class Dht:
             event = await queue.get()
         finally:
             self._waiting.pop(task, None)
-        assert isinstance(event, Published)
+        if not isinstance(event, Published):
+            raise _closed()
         return event
 
     async def _search(self, kind: Kind, key: bytes) -> AsyncGenerator[Found | Complete, None]:
@@ -210,6 +214,8 @@ class Dht:
         try:
             while True:
                 event = await queue.get()
+                if event is None:
+                    raise _closed()
                 if not isinstance(event, Published):
                     yield event
                 if isinstance(event, Complete):
@@ -220,7 +226,7 @@ class Dht:
 
     def _now(self) -> Seconds:
         if not self._open:
-            raise Unavailable("the distributed hash table is closed", fix="wait until the daemon has started")
+            raise _closed()
         return time.monotonic()
 
     # --- sockets ---
@@ -228,6 +234,11 @@ class Dht:
     def _bind(self, address: Address) -> None:
         host, port = address
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        if family in self._sockets:
+            raise InvalidInput(
+                f"a second address of one family: {host}",
+                fix="listen on one IPv4 and one IPv6 address, or on a wildcard",
+            )
         found = socket.socket(family, socket.SOCK_DGRAM)
         try:
             found.setblocking(False)
@@ -252,7 +263,7 @@ class Dht:
             each.close()
         self._sockets.clear()
         for queue in self._waiting.values():
-            queue.put_nowait(Complete(0, (), 0))
+            queue.put_nowait(None)
 
     def _read(self, source: socket.socket) -> None:
         now = time.monotonic()
@@ -306,3 +317,7 @@ class Dht:
         now = time.monotonic()
         self._node.tick(now, time.time() - now)
         self._flush()
+
+
+def _closed() -> Unavailable:
+    return Unavailable("the distributed hash table is closed", fix="try again when the daemon runs")
