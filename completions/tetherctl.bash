@@ -54,7 +54,7 @@ _tetherctl() {
             "cluster join") words="--token-file -h --help" ;;
             "cluster members") words="-h --help" ;;
             "cluster leave") words="--force -y --yes -h --help" ;;
-            "cluster ca") words="-h --help" ;;
+            "cluster ca") words="--force -y --yes -h --help" ;;
             "nodes ls") words="-h --help" ;;
             "nodes show") words="-h --help" ;;
             "nodes label") words="-h --help" ;;

@@ -109,6 +109,8 @@ complete -c tetherctl -n '__tetherctl_at cluster members' -s h -l help -d 'Expla
 complete -c tetherctl -n '__tetherctl_at cluster leave' -l force -d 'Also when the network cannot be told, or ends with it.'
 complete -c tetherctl -n '__tetherctl_at cluster leave' -s y -l yes -d 'Do not ask.'
 complete -c tetherctl -n '__tetherctl_at cluster leave' -s h -l help -d 'Explain the command.'
+complete -c tetherctl -n '__tetherctl_at cluster ca' -l force -d 'Rotate though members are not ready: they must join again.'
+complete -c tetherctl -n '__tetherctl_at cluster ca' -s y -l yes -d 'Do not ask.'
 complete -c tetherctl -n '__tetherctl_at cluster ca' -s h -l help -d 'Explain the command.'
 complete -c tetherctl -n '__tetherctl_at nodes ls' -s h -l help -d 'Explain the command.'
 complete -c tetherctl -n '__tetherctl_at nodes show' -s h -l help -d 'Explain the command.'

@@ -186,7 +186,7 @@ class NotInNetwork(Conflict):
 
 
 class BadRoster(TetherError):
-    """A list of members that the network's authority did not sign, or that is older than the one in force."""
+    """A list of members that the authority of the network did not sign, or that cannot be read."""
 
     code = "ROSTER_INVALID"
     status = 422

@@ -389,6 +389,13 @@ class Papers(Protocol):
         """Keep a roster if it is newer than the one that is held. Raises BadRoster, WrongNetwork."""
         ...
 
+    def rotate(self, lagging: Sequence[str], *, force: bool) -> Standing:
+        """Take the next step towards another root of the network; ``lagging`` names who lacks the newest roster.
+
+        Raises Conflict while members are not ready for it, NotInNetwork.
+        """
+        ...
+
     def publish(self) -> Standing:
         """Take over what the authority on this host has decided. Raises NotInNetwork."""
         ...

@@ -14,6 +14,8 @@ from tetherd.drivers import authority, certificates
 from tetherd.drivers.authority import GRACE, NetworkAuthority
 from tetherd.drivers.certificates import DAY, LEAF_LIFE, spki_of
 from tetherd.errors import (
+    BadRoster,
+    Conflict,
     Forbidden,
     InvalidInput,
     NodeNotFound,
@@ -246,3 +248,62 @@ def test_damaged_keys_are_refused(folder: Path, damage: bytes | None) -> None:
     (folder / "issuing.key").write_bytes(damage or certificates.key_pem(certificates.new_key()))
     with pytest.raises(StorageFailed, match=r"issuing\.key"):
         NetworkAuthority(folder, ENROL)
+
+
+def test_another_root_takes_over_step_by_step(home: NetworkAuthority, folder: Path) -> None:
+    token, key = invite(home), certificates.new_key()
+    home.join(request(token, key), LEAF, NOW)
+    (old,) = parse(home.roots)
+    network = read(home).network
+
+    assert home.rotate([], NOW + 1, force=False) == authority.ANNOUNCED
+    announced = home.roster()
+    roster = verify(announced, [old], network)
+    assert roster.roots[0] == certificates.pem(old)
+    (_, new) = parse(roster.roots)
+
+    with pytest.raises(Conflict, match="w-2") as caught:
+        home.rotate(["w-2"], NOW + 2, force=False)
+    assert "--force" in caught.value.fix
+    assert home.rotate([], NOW + 2, force=False) == authority.SWITCHED
+    assert verify(home.roster(), [new], network).roots == (certificates.pem(new), certificates.pem(old))
+    with pytest.raises(BadRoster):
+        verify(home.roster(), [old], network)
+
+    with pytest.raises(Conflict, match="w-1"):
+        home.rotate([], NOW + 3, force=False)
+    renewed = home.renew(renewal(network, key), LEAF, NOW + 3)
+    issuing = x509.load_pem_x509_certificates(renewed.chain.encode())[1]
+    issuing.verify_directly_issued_by(new)
+    assert home.rotate([], NOW + 4, force=False) == authority.STEADY
+    assert home.roots == (certificates.pem(new),)
+    assert not (folder / "root.key").exists()
+
+    again = NetworkAuthority(folder, ENROL)
+    assert again.roots == (certificates.pem(new),)
+    assert verify(again.roster(), [new], network).network == network
+    assert again.invite(("worker",), 60.0, "", NOW).pin == spki_digest(new)
+    again.close()
+
+
+@pytest.mark.parametrize("steps", [0, 1, 2])
+def test_a_crash_in_the_middle_of_a_rotation_is_gone_over(folder: Path, steps: int) -> None:
+    for _ in range(steps):
+        home = NetworkAuthority(folder, ENROL)
+        home.rotate([], NOW, force=True)
+        home.close()
+    if steps == 0:  # the keys were made, the ledger does not say so yet
+        authority._make(folder, 2, NOW)
+    home = NetworkAuthority(folder, ENROL)
+    assert len(home.roots) == (1 if steps == 0 else 2)
+    for expected in [authority.ANNOUNCED, authority.SWITCHED, authority.STEADY][steps:]:
+        assert home.rotate(["w-9"], NOW, force=True) == expected
+    home.close()
+
+
+def test_nobody_is_asked_for_when_it_is_by_force(home: NetworkAuthority) -> None:
+    token, key = invite(home), certificates.new_key()
+    home.join(request(token, key), LEAF, NOW)
+    for _ in range(3):
+        home.rotate(["w-1"], NOW, force=True)
+    assert len(home.roots) == 1

@@ -147,6 +147,16 @@ def test_shared_keys_overlap(ledger: MemberLedger) -> None:
 
 def test_when_the_newest_certificate_runs_out(ledger: MemberLedger) -> None:
     assert ledger.expires("a" * 64) == 0.0
-    ledger.issued("a" * 64, 5.0)
-    ledger.issued("a" * 64, 9.0)
+    ledger.issued("a" * 64, 5.0, 1)
+    ledger.issued("a" * 64, 9.0, 1)
     assert ledger.expires("a" * 64) == 9.0
+
+
+def test_who_has_no_certificate_under_the_next_root(ledger: MemberLedger) -> None:
+    for node in ("a", "b", "c"):
+        ledger.enlist(as_member(node * 64), 1.0)
+        ledger.issued(node * 64, 9.0, 1)
+    assert len(ledger.behind(2)) == 3
+    ledger.issued("a" * 64, 9.0, 2)
+    ledger.change("b" * 64, 2.0, revoked=2.0)
+    assert ledger.behind(2) == ["c" * 64]

@@ -158,6 +158,24 @@ def test_a_node_that_was_revoked_is_gone_within_seconds(pair: Pair) -> None:
     pair.join()
 
 
+def test_another_root_takes_over_and_all_that_joined_go_on(pair: Pair) -> None:
+    pair.a.ctl("models", "push", str(DIGITS))
+    pair.join()
+    pair.infer()
+    before = ask(pair.b, "cluster/ca")["roots"]
+    for _ in range(3):
+        until(lambda: pair.a.ctl("cluster", "ca", "rotate", "-y", code=None).returncode == 0, "the next step is taken")
+        until(lambda: pair.a.infer("digits", EXAMPLE["inputs"]).status == 200, "digits is served again")
+    after = ask(pair.a, "cluster/ca")["roots"]
+    assert not {root["key"] for root in after} & {root["key"] for root in before}
+    until(lambda: ask(pair.b, "cluster/ca")["roots"] == after, "b trusts the new root alone")
+    restart(pair.b)
+    pair.wait_worker()
+    until(lambda: pair.a.infer("digits", EXAMPLE["inputs"]).status == 200, "digits is served again")
+    pair.b.ctl("cluster", "leave", "-y")
+    pair.join()
+
+
 def test_a_key_that_others_can_read_stops_the_daemon(pair: Pair, host: Host) -> None:
     pair.join()
     pair.b.stop()

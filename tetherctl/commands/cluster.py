@@ -111,14 +111,28 @@ def leave(
 
 def ca(
     ctx: Context,
-    what: Annotated[str, Argument(metavar="[show]", help="What to do.")] = "show",
+    what: Annotated[str, Argument(metavar="[show|rotate]", help="What to do.")] = "show",
+    force: Annotated[
+        bool, Option("--force", help="Rotate though members are not ready: they must join again.")
+    ] = False,
+    yes: Annotated[bool, Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
-    """Show the keys that the network trusts, and this host's certificate."""
+    """Show the keys that the network trusts, or replace them.
+
+    To replace them takes three times rotate: the members trust a second root; they get certificates under it; they
+    trust it alone. Each step waits for members that are not ready.
+    """
     session: Session = ctx.obj
-    if what != "show":
-        raise Usage(f"cluster ca cannot {what[:80]!r}", fix="tetherctl cluster ca show")
-    document = stamped(session.client.json("GET", f"{ROOT}/ca"))
-    session.out.record("tether.cluster.ca/v1", document, _authorities(document), document["network"])
+    if what not in ("show", "rotate"):
+        raise Usage(f"cluster ca cannot {what[:80]!r}", fix="tetherctl cluster ca show, or cluster ca rotate")
+    if what == "show":
+        document = session.client.json("GET", f"{ROOT}/ca")
+    else:
+        if not yes:
+            session.require_yes("Replace the network's root key, one step?", "tetherctl cluster ca rotate --yes")
+        document = session.client.json("POST", f"{ROOT}/ca/rotate", {"force": force})
+    document = stamped(document)
+    session.out.record(f"tether.cluster.ca.{what}/v1", document, _authorities(document), document["network"])
 
 
 def _read_token(session: Session, file: str) -> str:
@@ -147,3 +161,5 @@ def _authorities(document: dict[str, Any]) -> Iterator[str]:
             until = f"until {clean(item['expires'])}"
             yield f"  {clean(item['kind']).ljust(12)}  {clean(item['name'])}  {until}"
             yield f"  {''.ljust(12)}  key sha256:{clean(item['key'])}"
+    if document["lagging"]:
+        yield f"  not up to date: {clean(', '.join(document['lagging']))}"

@@ -1,10 +1,13 @@
 """The network's authority on its founder's disk: the root, the issuing key, and what it decides with them.
 
 Only this module reads the authority's keys. It issues certificates from public keys; no node's private key comes here.
+Another root takes the place of the first in three steps: every member is told to trust both (ANNOUNCED), certificates
+and rosters come from the new one (SWITCHED), members are told to trust it alone, and the old keys are removed.
 """
 
 import secrets
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from tetherd.drivers import certificates, directories, durable
 from tetherd.drivers.members import Invitation, MemberLedger
-from tetherd.errors import Forbidden, StorageFailed, WrongNetwork, WrongToken
+from tetherd.errors import Conflict, Forbidden, StorageFailed, WrongNetwork, WrongToken
 from tetherd.policy.membership import DIALABLE
 from tetherd.types import RoleName, Seconds, parse_host_name
 from tetherd.wire import enrolment, signing
@@ -30,6 +33,7 @@ GRACE: Final[Seconds] = 30 * certificates.DAY
 """How long after a certificate ran out its node may still renew it by proving its key."""
 
 MAX_TTL: Final[Seconds] = certificates.DAY
+STEADY, ANNOUNCED, SWITCHED = range(3)
 _DIGEST: Final = ec.ECDSA(hashes.SHA256())
 
 
@@ -44,11 +48,14 @@ class NetworkAuthority:
         self._directory = directory
         self._enrol = enrol
         self._lock = threading.Lock()
-        self._root = _read(directory, ROOT)
-        self._issuing = _read(directory, ISSUING)
         self._ledger = MemberLedger(directory / LEDGER)
         self._signed: SignedRoster | None = None
         self._signed_epoch = 0
+        try:
+            self._open()
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Close the ledger."""
@@ -56,8 +63,8 @@ class NetworkAuthority:
 
     @property
     def roots(self) -> tuple[str, ...]:
-        """Return the certificates (PEM) that members are to trust."""
-        return (certificates.pem(self._root.certificate),)
+        """Return the certificates (PEM) that members are to trust, the one they are to be certified under first."""
+        return tuple(certificates.pem(root.certificate) for root in self._roots)
 
     def roster(self) -> SignedRoster:
         """Return the list of members as it is now, signed."""
@@ -76,7 +83,7 @@ class NetworkAuthority:
                 Invitation(token, enrolment.proof_key(secret), roles, now + min(ttl, MAX_TTL), name), now
             )
             network = self._ledger.state().network
-        pin = signing.spki_digest(self._root.certificate)
+        pin = signing.spki_digest(self._root.certificate)  # it leads nowhere once the next root has taken over
         return JoinToken(network=network, pin=pin, id=token, secret=secret, addresses=self._enrol)
 
     def join(self, request: JoinRequest, leaf: bytes, now: Seconds) -> Admission:
@@ -129,10 +136,45 @@ class NetworkAuthority:
         with self._lock:
             self._ledger.forget(node, now)
 
+    def rotate(self, lagging: Sequence[str], now: Seconds, *, force: bool) -> int:
+        """Take the next step towards another root; return how far that has brought it.
+
+        ``lagging``: names of members that do not have the newest roster yet. Raises Conflict, which names who is not
+        ready for the step, unless it is by ``force``: those will have to join again.
+        """
+        with self._lock:
+            state = self._ledger.state()
+            if state.rotation == STEADY:
+                _make(self._directory, state.generation + 1, now)
+                self._ledger.rotate(state.generation, ANNOUNCED, now)
+            elif state.rotation == ANNOUNCED:
+                _check_ready(lagging, "have not heard of the new root yet", force=force)
+                self._ledger.rotate(state.generation, SWITCHED, now)
+            else:
+                behind = set(self._ledger.behind(state.generation + 1))
+                names = [member.name for member in state.members if member.node in behind]
+                _check_ready(names, "have no certificate under the new root yet", force=force)
+                self._ledger.rotate(state.generation + 1, STEADY, now)
+            self._open()
+            return self._ledger.state().rotation
+
     def keys(self) -> dict[int, bytes]:
         """Return the keys that members share, by epoch."""
         with self._lock:
             return self._ledger.state().keys
+
+    def _open(self) -> None:
+        """Read the keys that belong to the step that the ledger has recorded, and remove those before them."""
+        state = self._ledger.state()
+        for old in range(1, state.generation):
+            _remove(self._directory, old)
+        generations = [state.generation] if state.rotation == STEADY else [state.generation, state.generation + 1]
+        if state.rotation == SWITCHED:
+            generations.reverse()
+        self._generation = generations[0]
+        self._roots = [_read(self._directory, _named(ROOT, each)) for each in generations]
+        self._root = self._roots[0]
+        self._issuing = _read(self._directory, _named(ISSUING, self._generation))
 
     def _roster(self) -> SignedRoster:
         state = self._ledger.state()
@@ -152,7 +194,7 @@ class NetworkAuthority:
 
     def _admission(self, spki: bytes, now: Seconds) -> Admission:
         leaf = certificates.issue(self._issuing, spki, now)
-        self._ledger.issued(signing.spki_digest(leaf).hex(), leaf.not_valid_after_utc.timestamp())
+        self._ledger.issued(signing.spki_digest(leaf).hex(), leaf.not_valid_after_utc.timestamp(), self._generation)
         chain = certificates.pem(leaf, self._issuing.certificate)
         return Admission(chain=chain, roster=self._roster(), keys=self._ledger.state().keys, enrol=self._enrol)
 
@@ -175,9 +217,7 @@ def found(directory: Path, name: str, now: Seconds) -> str:
     parse_host_name(name)
     directories.private(directory)
     directory.chmod(0o700)
-    root = _made(directory, ROOT) or _write(directory, ROOT, certificates.make_root(now))
-    if not _made(directory, ISSUING):
-        _write(directory, ISSUING, certificates.make_issuing(root, now))
+    root = _make(directory, 1, now)
     network = network_id(signing.spki_digest(root.certificate))
     ledger = MemberLedger(directory / LEDGER)
     try:
@@ -185,6 +225,35 @@ def found(directory: Path, name: str, now: Seconds) -> str:
     finally:
         ledger.close()
     return network
+
+
+def _make(directory: Path, generation: int, now: Seconds) -> certificates.Authority:
+    """Make a root and its issuing authority, as far as a crash has not left them there."""
+    name, below = _named(ROOT, generation), _named(ISSUING, generation)
+    root = _made(directory, name) or _write(directory, name, certificates.make_root(now))
+    if not _made(directory, below):
+        _write(directory, below, certificates.make_issuing(root, now))
+    return root
+
+
+def _named(name: str, generation: int) -> str:
+    return name if generation == 1 else f"{name}-{generation}"
+
+
+def _remove(directory: Path, generation: int) -> None:
+    for name in (_named(ROOT, generation), _named(ISSUING, generation)):
+        for suffix in (".key", ".pem"):
+            if (directory / f"{name}{suffix}").exists():
+                durable.remove(directory / f"{name}{suffix}")
+
+
+def _check_ready(names: Sequence[str], what: str, *, force: bool) -> None:
+    if names and not force:
+        raise Conflict(
+            f"{len(names)} of the members {what}: {', '.join(names[:8])}",
+            fix="wait until they are connected, or leave them behind with --force: they will have to join again",
+            details={"waiting": list(names)},
+        )
 
 
 def _write(directory: Path, name: str, authority: certificates.Authority) -> certificates.Authority:

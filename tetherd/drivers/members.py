@@ -30,6 +30,8 @@ _state = sa.Table(
     sa.Column("name", sa.Text, nullable=False),
     sa.Column("epoch", sa.Integer, nullable=False),
     sa.Column("changed", sa.Float, nullable=False),  # when the epoch last grew
+    sa.Column("generation", sa.Integer, nullable=False),  # which of its roots the authority works with
+    sa.Column("rotation", sa.Integer, nullable=False),  # how far the step to the next one has gone
 )
 _tokens = sa.Table(
     "tokens",
@@ -57,6 +59,7 @@ _certificates = sa.Table(  # the newest of each node
     _tables,
     sa.Column("node", sa.Text, primary_key=True),
     sa.Column("expires", sa.Float, nullable=False),
+    sa.Column("generation", sa.Integer, nullable=False),
 )
 _keys = sa.Table(
     "keys",
@@ -67,7 +70,7 @@ _keys = sa.Table(
 
 
 class State(msgspec.Struct, frozen=True):
-    """What one reading of the ledger saw."""
+    """What one reading of the ledger saw. ``generation`` and ``rotation``: see ``authority``."""
 
     network: str
     name: str
@@ -75,6 +78,8 @@ class State(msgspec.Struct, frozen=True):
     changed: Seconds
     members: tuple[Member, ...]
     keys: dict[int, bytes]
+    generation: int
+    rotation: int
 
 
 class Invitation(msgspec.Struct, frozen=True):
@@ -107,7 +112,9 @@ class MemberLedger:
         with self._transaction() as connection:
             if connection.scalar(sa.select(_state.c.schema)) is None:
                 connection.execute(
-                    sa.insert(_state).values(schema=SCHEMA, network=network, name=name, epoch=1, changed=now)
+                    sa.insert(_state).values(
+                        schema=SCHEMA, network=network, name=name, epoch=1, changed=now, generation=1, rotation=0
+                    )
                 )
                 connection.execute(sa.insert(_keys).values(epoch=1, key=key))
 
@@ -118,7 +125,8 @@ class MemberLedger:
             self._database.check_schema(row.schema, SCHEMA)
             members = connection.execute(sa.select(_members).order_by(_members.c.node))
             keys = {found.epoch: found.key for found in connection.execute(sa.select(_keys).order_by(_keys.c.epoch))}
-            return State(row.network, row.name, row.epoch, row.changed, tuple(map(_member, members)), keys)
+            listed = tuple(map(_member, members))
+            return State(row.network, row.name, row.epoch, row.changed, listed, keys, row.generation, row.rotation)
 
     def invite(self, token: Invitation, now: Seconds) -> None:
         """Record a token, and forget those that expired long ago."""
@@ -185,11 +193,24 @@ class MemberLedger:
             chosen = sa.select(_certificates.c.expires).where(_certificates.c.node == node)
             return connection.scalar(chosen) or 0.0
 
-    def issued(self, node: str, expires: Seconds) -> None:
-        """Record when a new certificate of a node runs out."""
+    def issued(self, node: str, expires: Seconds, generation: int) -> None:
+        """Record a new certificate of a node: when it runs out, and under which root it is."""
         with self._transaction() as connection:
             connection.execute(sa.delete(_certificates).where(_certificates.c.node == node))
-            connection.execute(sa.insert(_certificates).values(node=node, expires=expires))
+            connection.execute(sa.insert(_certificates).values(node=node, expires=expires, generation=generation))
+
+    def behind(self, generation: int) -> list[str]:
+        """Return the members whose newest certificate is under an earlier root."""
+        there = sa.select(_certificates.c.node).where(_certificates.c.generation >= generation)
+        chosen = sa.select(_members.c.node).where(_members.c.revoked == 0, _members.c.node.not_in(there))
+        with self._transaction() as connection:
+            return list(connection.scalars(chosen.order_by(_members.c.node)))
+
+    def rotate(self, generation: int, rotation: int, now: Seconds) -> None:
+        """Record how far the change of roots has gone."""
+        with self._transaction() as connection:
+            connection.execute(sa.update(_state).values(generation=generation, rotation=rotation))
+            _bump(connection, now)
 
     def change(self, node: str, now: Seconds, **values: Any) -> Member:
         """Set ``name``, ``roles``, ``addresses``, ``labels`` or ``revoked`` of a member. Raises NodeNotFound."""
@@ -205,11 +226,6 @@ class MemberLedger:
         with self._transaction() as connection:
             _require(connection, node)
             connection.execute(sa.delete(_members).where(_members.c.node == node))
-            _bump(connection, now)
-
-    def touch(self, now: Seconds) -> None:
-        """Have the roster issued anew: what it carries besides members has changed."""
-        with self._transaction() as connection:
             _bump(connection, now)
 
     def add_key(self, key: bytes, keep: int, now: Seconds) -> None:

@@ -4,7 +4,7 @@ Implements ports.Papers. What a crash interrupts can be done again: the key, the
 """
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +135,11 @@ class DiskPapers:
         self._require_authority().forget(node, self._clock.wall())
         return self.publish()
 
+    def rotate(self, lagging: Sequence[str], *, force: bool) -> Standing:
+        """Take the next step towards another root; see ports.Papers."""
+        self._require_authority().rotate(lagging, self._clock.wall(), force=force)
+        return self.publish()
+
     def publish(self) -> Standing:
         """Take over what the authority on this host has decided."""
         authority = self._require_authority()
@@ -155,13 +160,16 @@ class DiskPapers:
         return self._stand(home, admission.roster)
 
     def _stand(self, home: Home, signed: SignedRoster) -> Standing:
-        certificate = self._identity.certificate()
+        certificate, credentials = self._identity.certificate(), self._identity.credentials()
+        roster = signing.verify(signed, self._trusted(), home.network)
+        wanted, issuing = signing.certificates([roster.roots[0]])[0], signing.certificates([credentials.chain_pem])[1]
         self._standing = Standing(
             network=home.network,
             node=home.node,
-            roster=signing.verify(signed, self._trusted(), home.network),
+            roster=roster,
             signed=signed,
-            credentials=self._identity.credentials(),
+            credentials=credentials,
+            outdated=not signing.issued(wanted, issuing),
             issued=certificate.not_valid_before_utc.timestamp(),
             expires=certificate.not_valid_after_utc.timestamp(),
             enrol=home.enrol,

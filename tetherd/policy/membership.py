@@ -11,6 +11,9 @@ from tetherd.wire.roster import Member, Roster, SignedRoster
 
 JITTER: Final = 0.1
 RETRY: Final[Seconds] = 3600.0
+SPREAD: Final[Seconds] = 10.0
+"""Within how long the members of a network come for certificates under its next root."""
+
 FIRST_RETRY: Final[Seconds] = 15.0
 WARN: Final[Seconds] = 48 * 3600.0
 ALARM: Final[Seconds] = 12 * 3600.0
@@ -28,8 +31,8 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     """This host as a node of its network.
 
     ``signed`` is ``roster`` as it came. ``issued`` and ``expires``: of this node's certificate, seconds since the
-    epoch. ``enrol``: HOST:PORT where it is renewed. ``keys``: what members share, by epoch. ``founder``: the network's
-    authority is on this host.
+    epoch; ``outdated``: it is under a root that another one replaces. ``enrol``: HOST:PORT where it is renewed.
+    ``keys``: what members share, by epoch. ``founder``: the network's authority is on this host.
     """
 
     network: str
@@ -39,6 +42,7 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     credentials: Credentials
     issued: Seconds
     expires: Seconds
+    outdated: bool = False
     enrol: tuple[str, ...] = ()
     keys: dict[int, bytes] = {}
     founder: bool = False

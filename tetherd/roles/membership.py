@@ -5,6 +5,7 @@ puts its roles together anew. Asks nobody but members, and believes nothing that
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeVar
@@ -53,6 +54,7 @@ class Membership:
         self._recompose = recompose
         self._changed = asyncio.Event()
         self._following: dict[str, Seconds] = {}
+        self._held: dict[str, int] = {}
 
     @property
     def roles(self) -> tuple[RoleName, ...]:
@@ -149,6 +151,16 @@ class Membership:
         """Strike a member off the roster. Raises NodeNotFound, NotInNetwork."""
         return await self._take(self._papers.forget, node)
 
+    async def rotate(self, *, force: bool) -> Standing:
+        """Take the next step towards another root. Raises Conflict while members are not ready, NotInNetwork."""
+        return await self._take(self._papers.rotate, self.lagging(), force=force)
+
+    def lagging(self) -> list[str]:
+        """Return the names of the members that do not have this node's roster yet, as far as it knows."""
+        roster, me = self._require().roster, self._require().node
+        others = (each for each in roster.members if each.node != me and not each.revoked)
+        return [each.name for each in others if self._held.get(each.node, -1) < roster.epoch]
+
     async def refresh(self) -> None:
         """Take over what the authority on this host has decided meanwhile."""
         await self._take(self._papers.publish)
@@ -158,6 +170,7 @@ class Membership:
     async def _watch(self, request: WatchRoster, context: Context) -> Rostered:
         """Answer when the roster is newer than the caller's, or shortly before the caller gives up."""
         self._following[context.node] = self._clock.monotonic()
+        self._held[context.node] = request.epoch
         patience = context.deadline - self._clock.monotonic()
         try:
             async with asyncio.timeout(patience - min(_MARGIN, patience / 10)):
@@ -205,15 +218,22 @@ class Membership:
             raise NotInNetwork("this host is in no network", fix="tetherctl cluster init, or cluster join < token.txt")
         return self.standing
 
+    async def _wait_until_due(self, chance: float) -> None:
+        """Wait until the certificate is half way to its end, or the network's authority has another root."""
+        while not (standing := self._require()).outdated:
+            left = policy.renewal(standing.issued, standing.expires, chance) - self._clock.wall()
+            if left <= 0:
+                return
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(min(left, _LOOK)):
+                    await self._changed.wait()
+        await asyncio.sleep(policy.SPREAD * chance)  # not all members at once
+
     async def _tend(self, attempts: int) -> int:
         """Wait until the certificate is due, renew it, and return how many attempts failed in a row."""
-        standing = self._require()
-        now = self._clock.wall()
-        due = policy.renewal(standing.issued, standing.expires, self._chance())
         if attempts == 0:
-            while now < due:
-                await asyncio.sleep(min(due - now, _LOOK))
-                now = self._clock.wall()
+            await self._wait_until_due(self._chance())
+        standing, now = self._require(), self._clock.wall()
         try:
             renewed = await self._take(self._papers.renew)
             _log.info("renewed this node's certificate", extra={"expires": renewed.expires})

@@ -42,7 +42,7 @@ class _Join(msgspec.Struct):
     token: str
 
 
-class _Leave(msgspec.Struct):
+class _Force(msgspec.Struct):
     force: bool = False
 
 
@@ -67,6 +67,7 @@ class Cluster:
             ("POST", f"{_CLUSTER}/join", self._join, "Join a network"),
             ("POST", f"{_CLUSTER}/leave", self._leave, "Leave the network"),
             ("GET", f"{_CLUSTER}/ca", self._authorities, "The keys that the network trusts"),
+            ("POST", f"{_CLUSTER}/ca/rotate", self._rotate, "Take the next step towards another root"),
             ("GET", f"{_CLUSTER}/members", self._list, "The members of the network"),
             ("GET", _NODES, self._list, "The nodes of the network"),
             ("GET", f"{_NODES}/{{node}}", self._node, "One node"),
@@ -113,10 +114,15 @@ class Cluster:
         return document(self._document(), 201)
 
     async def _leave(self, exchange: Exchange) -> Answer:
-        asked = await exchange.json(_Leave, empty=_Leave())
+        asked = await exchange.json(_Force, empty=_Force())
         left = self._document()
         await self._membership.leave(self._authority(), force=asked.force)
         return document({"network": left["network"], "name": left["name"], "left": True})
+
+    async def _rotate(self, exchange: Exchange) -> Answer:
+        asked = await exchange.json(_Force, empty=_Force())
+        await self._membership.rotate(force=asked.force)
+        return await self._authorities(exchange)
 
     async def _authorities(self, _: Exchange) -> Answer:
         standing = self._standing()
@@ -130,6 +136,8 @@ class Cluster:
                 "roots": [{"kind": "root", **signing.facts(root)} for root in roots],
                 "chain": chain,
                 "pem": standing.roster.roots,
+                "outdated": standing.outdated,
+                "lagging": self._membership.lagging() if standing.founder else [],
             }
         )
 
