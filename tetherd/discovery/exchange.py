@@ -91,6 +91,7 @@ class Exchange:
         self.entropy = entropy
         self.offset: Seconds = 0.0
         self._count = 0
+        self._slowest = -1.0
         self._known: dict[bytes, Peer] = {}
         self._limits = Limits()
         self._greeter = _Greeter()
@@ -114,7 +115,7 @@ class Exchange:
         """Send a request to a node, or to whoever is at an address."""
         node, address = (contact.id, contact.address) if isinstance(contact, Contact) else (b"", contact)
         peer = self._at(node, address)
-        request = Request(node, address, body, asker, peer.rtt if peer else -1.0)
+        request = Request(node, address, body, asker, self._rtt(peer))
         request.proven = peer is not None
         self.requests.begin(request, self.entropy(_TID), now)
         self._transmit(request, now)
@@ -161,6 +162,10 @@ class Exchange:
     def _at(self, node: bytes, address: Address) -> Peer | None:
         peer = self._known.get(node)
         return peer if peer is not None and peer.address == address else None
+
+    def _rtt(self, peer: Peer | None) -> Seconds:
+        """Return the round trip to expect: that of the peer, else that of the slowest ones heard of late."""
+        return peer.rtt if peer is not None and peer.rtt >= 0 else self._slowest
 
     def _drop(self, reason: str) -> None:
         self.counters[f"dropped.{reason}"] += 1
@@ -253,7 +258,9 @@ class Exchange:
         peer = self._acquaint(answer.sender, source, now)
         if peer is not None:
             peer.token, peer.token_at, peer.epoch = answer.token, now, epoch
-            peer.answered(now, now - request.sent if request.tries == 1 else -1.0)
+            rtt = now - request.sent if request.tries == 1 else -1.0
+            peer.answered(now, rtt)
+            self._slowest = max(rtt, 0.98 * self._slowest + 0.02 * rtt) if rtt >= 0 else self._slowest
             if answer.flags & SERVES:
                 self.table.add(peer)
         request.node = answer.sender
@@ -311,7 +318,7 @@ class Exchange:
     def _repeat(self, request: Request, now: Seconds) -> None:
         """Ask again, with the token that the refusal brought."""
         peer = self._at(request.node, request.address)
-        again = Request(request.node, request.address, request.body, request.asker, peer.rtt if peer else -1.0)
+        again = Request(request.node, request.address, request.body, request.asker, self._rtt(peer))
         again.proven, again.again = True, True
         self.requests.begin(again, self.entropy(_TID), now)
         self._transmit(again, now)
