@@ -335,6 +335,24 @@ async def test_a_server_that_comes_back_is_found_again(address: str) -> None:
             assert remaining < 10
 
 
+async def test_a_caller_moves_to_another_address_with_and_without_a_connection(place: Path) -> None:
+    here, there, nowhere = (f"ipc://{place}/{name}.sock" for name in ("here", "there", "nowhere"))
+    first, second = Desk(), Desk()
+    async with serving(here, first), serving(there, second):
+        with calling(here) as caller:
+            await caller.call(blob(), deadline=soon())
+            assert caller.connected
+            caller.move(there)
+            await within(first.told.wait())
+            await caller.call(blob(), deadline=soon())
+            assert (len(first.contexts), len(second.contexts)) == (1, 1)
+        with calling(nowhere) as caller:
+            assert not caller.connected
+            caller.move(here)
+            await caller.call(blob(), deadline=soon())
+            assert len(first.contexts) == 2
+
+
 async def test_what_is_too_large_is_refused_before_it_is_sent(ipc: str) -> None:
     async with serving(ipc, Desk(), max_message=1 << 20):
         with calling(ipc, max_message=1 << 20) as caller:

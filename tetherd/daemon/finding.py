@@ -47,6 +47,10 @@ Duty: TypeAlias = Callable[[Callable[[], None]], Coroutine[Any, Any, None]]
 
 SAVE: Final[Seconds] = 60.0
 HINT: Final[Seconds] = 15.0
+LOST: Final[Seconds] = 2.0
+AGAIN: Final[Seconds] = 10.0
+"""A node without a connection for so long is looked for, and then again so often."""
+
 _AGAIN: Final[Seconds] = 30.0
 _log = logging.getLogger("tetherd.peering")
 
@@ -86,6 +90,7 @@ class Finding:
             relays=relays,
         )
         self._callers = callers
+        self._chosen: dict[str, Reached] = {}
         self._mdns = Mdns(self._orders(), self.peering, clock) if config.cluster.mdns else None
         self.duties: list[Duty] = [self.peering.run, self._follow, self._remember, self._watch]
         if self._mdns:
@@ -166,23 +171,47 @@ class Finding:
             await self._membership.changes()
 
     async def _watch(self, ready: Callable[[], None]) -> None:
-        """Show in the peer table which connections there are, over which path."""
+        """Show in the peer table which connections there are, and lead those that break to where the node is now."""
         ready()
-        while True:
-            for node, caller in list(self._callers.items()):
-                live = self.peering.table.live(node)
-                if caller.connected and (live is None or live.address != caller.address.removeprefix(TLS)):
-                    await self._greet(node, caller)
-                elif live and not caller.connected:
-                    self.peering.disconnected(node)
-            await asyncio.sleep(TICK)
+        since: dict[str, Seconds] = {}
+        self.peering.moved = self._move
+        async with asyncio.TaskGroup() as group:
+            while True:
+                now = self._clock.monotonic()
+                for node, caller in list(self._callers.items()):
+                    live = self.peering.table.live(node)
+                    if caller.connected and (live is None or live.address != caller.address.removeprefix(TLS)):
+                        since.pop(node, None)
+                        await self._greet(node, caller)
+                    elif live and not caller.connected:
+                        self.peering.disconnected(node)
+                    if not caller.connected and now >= since.setdefault(node, now + LOST):
+                        since[node] = now + AGAIN
+                        group.create_task(self._search(node))
+                await asyncio.sleep(TICK)
 
     async def _greet(self, node: str, caller: RemoteCaller) -> None:
         address = caller.address.removeprefix(TLS)
         answer = await self.peering.ask(node)
         if caller.connected:
-            path = path_of(parse(address), lan=False)
+            found = self._chosen.get(node)
+            path = found.path if found and found.address == address else path_of(parse(address), lan=False)
             self.peering.connected(node, Reached(address, path, answer.rtt or 0.0, node))
+
+    async def _search(self, node: str) -> None:
+        """Find out where a node is that is not where it was."""
+        try:
+            self._move(await self.peering.choose(node))
+        except TetherError as error:
+            _log.debug("a node is nowhere to be found", extra={"peer_node": node, "reason": error.message})
+
+    def _move(self, reached: Reached) -> None:
+        """Lead the connection to a node over another path."""
+        caller, address = self._callers.get(reached.node), f"{TLS}{reached.address}"
+        self._chosen[reached.node] = reached
+        if caller is not None and caller.address != address:
+            _log.info("a node is reached elsewhere", extra={"peer_node": reached.node, "path": reached.path})
+            caller.move(address)
 
     async def _remember(self, ready: Callable[[], None]) -> None:
         """Keep what was proven on the disk."""

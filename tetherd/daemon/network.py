@@ -42,6 +42,7 @@ class Network:
         self._clock = clock
         self._membership = membership
         self._callers: dict[str, RemoteCaller] = {}
+        self._said: dict[str, str] = {}  # where each node is, as the roster has it
         self._tasks: set[asyncio.Task[Any]] = set()
         self.duties: list[Duty] = [membership.run]
         self.door: Door | None = None
@@ -115,9 +116,6 @@ class Network:
 
     def _reach(self, node: str, address: str) -> RemoteCaller:
         known = self._callers.get(node)
-        if known is not None and known.address != f"{TLS}{address}":
-            known.close()  # the node is elsewhere now
-            known = None
         if known is None:
             standing = self._membership.standing or self._standing
             known = self._callers[node] = RemoteCaller(
@@ -126,6 +124,9 @@ class Network:
                 max_message=self._config.rpc.max_message,
                 secret=Secret(standing.credentials, node),
             )
+        elif self._said[node] != address:
+            known.move(f"{TLS}{address}")  # what discovery found meanwhile is older than this
+        self._said[node] = address
         return known
 
     async def _follow(self, ready: Callable[[], None]) -> None:

@@ -292,6 +292,15 @@ class RemoteCaller:
         if not self._pipes:
             self._dial_again()
 
+    def move(self, address: str) -> None:
+        """Connect to ``address`` from now on; what is under way on a connection elsewhere may have to be sent again."""
+        self.address = address
+        if self._pipes:
+            self._renewed = True  # so that the end of this connection is the beginning of the next
+            nng.hang_up(self._socket)
+        else:
+            self._dial_again()
+
     def close(self) -> None:
         """Close the connection; calls under way end with Unreachable."""
         self._closed = True
