@@ -18,7 +18,7 @@ from tetherd.types import Seconds
 CHUNK: Final = 256 * 1024
 """Bytes moved at once, and the most that one direction of a splice keeps."""
 
-WATCH: Final[Seconds] = 2.0
+WATCH: Final[Seconds] = 1.0
 UNANSWERED: Final = 5
 """Retransmissions in a row that brought no answer, 6 s or more: the peer is gone, whatever the kernel still hopes."""
 
