@@ -173,22 +173,31 @@ class Finding:
     async def _watch(self, ready: Callable[[], None]) -> None:
         """Show in the peer table which connections there are, and lead those that break to where the node is now."""
         ready()
-        since: dict[str, Seconds] = {}
+        due: dict[str, Seconds] = {}  # when a node without a connection is looked for
         self.peering.moved = self._move
         async with asyncio.TaskGroup() as group:
+            news = group.create_task(self.peering.news())
             while True:
                 now = self._clock.monotonic()
                 for node, caller in list(self._callers.items()):
-                    live = self.peering.table.live(node)
-                    if caller.connected and (live is None or live.address != caller.address.removeprefix(TLS)):
-                        since.pop(node, None)
-                        await self._greet(node, caller)
-                    elif live and not caller.connected:
-                        self.peering.disconnected(node)
-                    if not caller.connected and now >= since.setdefault(node, now + LOST):
-                        since[node] = now + AGAIN
+                    await self._look_at(node, caller)
+                    if caller.connected:
+                        due.pop(node, None)
+                    elif now >= due.setdefault(node, now + LOST):
+                        due[node] = now + AGAIN
                         group.create_task(self._search(node))
                 await asyncio.sleep(TICK)
+                if news.done():
+                    due = dict.fromkeys(due, now)
+                    news = group.create_task(self.peering.news())
+
+    async def _look_at(self, node: str, caller: RemoteCaller) -> None:
+        """Have the peer table show a connection as it is now."""
+        live = self.peering.table.live(node)
+        if caller.connected and (live is None or live.address != caller.address.removeprefix(TLS)):
+            await self._greet(node, caller)
+        elif live and not caller.connected:
+            self.peering.disconnected(node)
 
     async def _greet(self, node: str, caller: RemoteCaller) -> None:
         address = caller.address.removeprefix(TLS)

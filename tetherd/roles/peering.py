@@ -33,7 +33,7 @@ from tetherd.wire.roster import Roster
 
 TICK: Final[Seconds] = 1.0
 EXPIRE: Final[Seconds] = 30.0
-IDENTIFY: Final[tuple[Seconds, Seconds]] = (1.0, 60.0)
+IDENTIFY: Final[tuple[Seconds, Seconds]] = (1.0, 15.0)
 """How often seeds are asked who they are: soon at first, then less and less often."""
 
 PATIENCE: Final[Seconds] = 5.0
