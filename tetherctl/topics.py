@@ -36,6 +36,13 @@ Try tether on this machine:
   tetherctl status                                   who serves what
   tetherctl models ls
 
+Make several machines one network:
+
+  tetherctl cluster init --name home                 on the first one
+  tetherctl cluster token --role worker > join.txt   a token for one more host, good for ten minutes
+  tetherctl cluster join < join.txt                  on that host, whose worker serves from then on
+  tetherctl nodes ls
+
 Every command takes -o json for programs, and --help for its options."""
 
 OUTPUT: Final = """\

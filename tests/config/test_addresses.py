@@ -85,3 +85,31 @@ def test_a_port_for_other_hosts_may_be_on_any_address(text: str) -> None:
 def test_but_it_is_an_address(text: str) -> None:
     with pytest.raises(BadValue):
         addresses.listener(text)
+
+
+@pytest.mark.parametrize("text", ["192.0.2.7", "fd00::7", "inference.example", "a_b.lan", "127.0.0.1"])
+def test_a_host_is_reached_by_name_or_address(text: str) -> None:
+    assert addresses.reachable(text) == text
+
+
+@pytest.mark.parametrize("text", ["", "0.0.0.0", "::", "a b", "a:7443", "192.0.2.7:7443", "[fd00::7]", "-x", "a" * 300])
+def test_what_reaches_nobody_is_refused(text: str) -> None:
+    with pytest.raises(BadValue):
+        addresses.reachable(text)
+
+
+def test_a_seed_is_a_host_and_a_port() -> None:
+    for text in ("node.example:7443", "[fd00::7]:7443", "192.0.2.7:1"):
+        assert addresses.seed(text) == text
+    for text in ("node.example", "0.0.0.0:7443", ":7443", "node.example:0"):
+        with pytest.raises(BadValue):
+            addresses.seed(text)
+
+
+def test_which_addresses_stand_for_all() -> None:
+    assert [addresses.wildcard(host) for host in ("0.0.0.0", "::", "127.0.0.1", "a.example")] == [
+        True,
+        True,
+        False,
+        False,
+    ]

@@ -27,7 +27,9 @@ def lines(doc: dict[str, Any]) -> Iterator[str]:
     yield f"{clean(doc.get('node', ''))}  {state}  up {up}  tether {clean(doc.get('version', ''))}  pid {pid}"
     if doc.get("reason"):
         yield _fact("why", doc["reason"])
-    yield _fact("roles", ", ".join(doc.get("roles", [])))
+    yield _fact("roles", ", ".join(doc.get("roles", [])) or "none that both this host and its network want")
+    if doc.get("network"):
+        yield _fact("network", doc["network"])
     if doc.get("address"):
         yield _fact("address", doc["address"])
     for part in ("orchestrator", "manager"):

@@ -50,12 +50,16 @@ def listener(text: str) -> str:
 
 def reachable(text: str) -> str:
     """Return ``text`` if it is a name or an address (IPv6 without brackets) of a host; raise BadValue otherwise."""
-    host = f"[{text}]" if ":" in text else text
-    if not _REACHABLE.fullmatch(text) or wildcard(split(f"{host}:1")[0]):
-        raise BadValue(
-            f"{text[:80]!r} is not a host that others could reach", "write a name or address, without a port"
-        )
+    if not _REACHABLE.fullmatch(text) or wildcard(text) or (":" in text and not _is_ipv6(text)):
+        raise BadValue(f"{text[:80]!r} is no host that others could reach", "write a name or address, no port")
     return text
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        return ipaddress.ip_address(text).version == 6
+    except ValueError:
+        return False
 
 
 def seed(text: str) -> str:

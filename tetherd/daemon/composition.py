@@ -63,6 +63,7 @@ class Daemon:
             pid=os.getpid(),
             address=f"http://{config.gateway.listen}" if self._hosts("gateway") else "",
             started=clock.monotonic(),
+            network=membership.standing.roster.name if membership.standing else "",
         )
         makers: dict[RoleName, Callable[[], Role]] = {
             "manager": self._manager,

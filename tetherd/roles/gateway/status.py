@@ -14,7 +14,10 @@ from tetherd.types import Seconds
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
-    """What does not change while a daemon runs. ``started`` is on the monotonic clock."""
+    """What does not change while a daemon runs. ``started`` is on the monotonic clock.
+
+    ``network``: the name of the one that the host is in, if it is in one.
+    """
 
     version: str
     node: str
@@ -22,6 +25,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     pid: int
     address: str = ""
     started: Seconds = 0.0
+    network: str = ""
 
 
 class Status:
@@ -88,6 +92,7 @@ class Status:
                 "version": facts.version,
                 "node": facts.node,
                 "roles": facts.roles,
+                "network": facts.network or None,
                 "uptime_s": round(self._clock.monotonic() - facts.started, 3),
                 "ready": not reason,
                 "reason": reason,
