@@ -8,7 +8,7 @@ from tetherctl.errors import Usage
 
 
 class Command(TyperCommand):
-    """A typer command that refuses an option set twice to different values, where typer takes the last."""
+    """A typer command that refuses an option set twice to different values, unless it may be repeated."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse as typer does. Raises Usage."""
@@ -26,7 +26,7 @@ def refuse_twice(params: Any, args: list[str]) -> None:
             return
         flag, equals, value = word.partition("=")
         param = options.get(flag)
-        if param is None or getattr(param, "is_flag", False):
+        if param is None or getattr(param, "is_flag", False) or getattr(param, "multiple", False):
             continue
         value = value if equals else next(words, "")
         if seen.setdefault(param.name, value) != value:

@@ -20,3 +20,7 @@ def test_fine(words: str) -> None:
 def test_refused(words: str) -> None:
     with pytest.raises(Usage):
         refuse_twice(PARAMS, words.split())
+
+
+def test_what_may_be_repeated() -> None:
+    refuse_twice(load("cluster token").params, ["--role", "manager", "--role", "gateway"])
