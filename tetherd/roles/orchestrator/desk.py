@@ -137,11 +137,14 @@ class Desk:
     async def take(self, take: Take, context: Context) -> Batch:
         """Settle what a runner brings, and park its offer until there is work for it."""
         if take.finished is not None:
-            self._settle(take.finished, take.runner)
+            self._settle(take.finished, take.runner, context.node)
         if take.last:
             return Batch(0)
+        worker = self._fleet.get(take.worker)
+        if worker is not None and worker.node != context.node:
+            raise refusals.not_yours(take.worker)
         lane = self.lane(take)
-        seat = Seat(lane, take, self._fleet.get(take.worker), context.peer, context.deadline)
+        seat = Seat(lane, take, worker, context)
         lane.parked.append(seat)
         lane.wanted = NEVER
         if take.finished is None and seat.worker:
@@ -223,9 +226,9 @@ class Desk:
             Batch(lease.id, inputs, [job.request.request_id for job in jobs], max(1, int(budget * 1000)))
         )
 
-    def _settle(self, finished: Finished, runner: str) -> None:
+    def _settle(self, finished: Finished, runner: str, node: str) -> None:
         lease = self._leases.get(finished.batch)
-        if lease is None or lease.runner != runner:
+        if lease is None or lease.runner != runner or lease.node != node:
             return  # it came after its lease ran out: the work is someone else's now
         self._end(lease)
         if finished.failure is None:

@@ -15,9 +15,10 @@ SILENT: Final[Seconds] = 5.0
 class Worker:
     """One worker: its last report, batches its runners hold now, and commands it has not fetched yet."""
 
-    def __init__(self, report: Report, peer: int | None, now: Seconds) -> None:
+    def __init__(self, report: Report, peer: int | None, now: Seconds, node: str) -> None:
         self.report = report
         self.peer = peer
+        self.node = node  # proven, unlike the name in its report
         self.seen = now
         self.busy = 0
         self.loads: list[Load] = []
@@ -99,11 +100,11 @@ class Fleet:
         """Return a worker by id, if it is alive."""
         return self._workers.get(worker)
 
-    def observe(self, report: Report, peer: int | None, now: Seconds) -> Worker:
-        """Take in a report."""
+    def observe(self, report: Report, peer: int | None, now: Seconds, node: str = "") -> Worker:
+        """Take in a report that came from ``node``."""
         worker = self._workers.get(report.worker)
         if worker is None:
-            worker = self._workers[report.worker] = Worker(report, peer, now)
+            worker = self._workers[report.worker] = Worker(report, peer, now, node)
         worker.report, worker.peer, worker.seen = report, peer, now
         return worker
 

@@ -29,17 +29,19 @@ class Hosting:
 
     async def report(self, report: Report, context: Context) -> Done:
         """Take in what a worker says of itself."""
-        known = self._fleet.get(report.worker) is not None
-        worker = self._fleet.observe(report, context.peer, self._clock.monotonic())
-        if not known:
+        known = self._fleet.get(report.worker)
+        if known is not None and known.node != context.node:
+            raise refusals.not_yours(report.worker)
+        worker = self._fleet.observe(report, context.peer, self._clock.monotonic(), context.node)
+        if known is None:
             _log.info("worker joined", extra={"worker": report.worker, "node_name": report.node})
         for lane in self._desk:
             for seat in lane.parked:
-                if seat.worker is None and seat.take.worker == report.worker:
+                if seat.worker is None and (seat.take.worker, seat.node) == (report.worker, context.node):
                     seat.worker = worker
         for runner in report.runners:
             self._observe(runner.version, runner.state, runner.reason)
-        if not known:
+        if known is None:
             for lane in self._desk:
                 lane.wanted = NEVER
                 if lane.queue.waiting:
@@ -65,6 +67,8 @@ class Hosting:
         worker = self._fleet.get(request.worker)
         if worker is None:
             raise Unavailable("report first", retry_after=0.1)
+        if worker.node != context.node:
+            raise refusals.not_yours(request.worker)
         worker.obeyed()
         try:
             async with asyncio.timeout(max(0.0, context.deadline - self._clock.monotonic() - 1.0)):

@@ -7,6 +7,7 @@ from tetherd.policy.balance import Strategy
 from tetherd.policy.leases import Pace
 from tetherd.policy.queue import Job, Queue
 from tetherd.policy.statistics import Statistics
+from tetherd.ports import Context
 from tetherd.roles.orchestrator.fleet import Worker
 from tetherd.types import Digest, Seconds
 from tetherd.wire.messages import Batch, QueueState, Take
@@ -17,14 +18,15 @@ NEVER: Final[Seconds] = float("inf")
 class Seat:
     """A parked take: a runner's slot that waits for a batch."""
 
-    __slots__ = ("deadline", "lane", "peer", "take", "waiter", "worker")
+    __slots__ = ("deadline", "lane", "node", "peer", "take", "waiter", "worker")
 
-    def __init__(self, lane: "Lane", take: Take, worker: Worker | None, peer: int | None, deadline: Seconds) -> None:
+    def __init__(self, lane: "Lane", take: Take, worker: Worker | None, context: Context) -> None:
         self.lane = lane
         self.take = take
         self.worker = worker
-        self.peer = peer
-        self.deadline = deadline
+        self.peer = context.peer
+        self.node = context.node
+        self.deadline = context.deadline
         self.waiter: asyncio.Future[Batch] = asyncio.get_running_loop().create_future()
 
     @property
@@ -46,7 +48,7 @@ class Seat:
 class Lease:
     """A batch that a runner holds: its jobs, and until when it must be back."""
 
-    __slots__ = ("deadline", "handed", "id", "jobs", "lane", "peer", "rows", "runner", "worker")
+    __slots__ = ("deadline", "handed", "id", "jobs", "lane", "node", "peer", "rows", "runner", "worker")
 
     def __init__(self, identity: int, seat: Seat, jobs: list[Job], handed: Seconds, deadline: Seconds) -> None:
         self.id = identity
@@ -54,6 +56,7 @@ class Lease:
         self.runner = seat.take.runner
         self.worker = seat.worker
         self.peer = seat.peer
+        self.node = seat.node
         self.jobs = jobs
         self.rows = sum(job.request.rows or 1 for job in jobs)
         self.handed = handed

@@ -1,6 +1,6 @@
 """The orchestrator's answers to work that it cannot have done, in words for whoever asked."""
 
-from tetherd.errors import DeadlineExceeded, ModelLoadFailed, ModelUnloaded, Unavailable
+from tetherd.errors import DeadlineExceeded, ModelLoadFailed, ModelUnloaded, PermissionDenied, Unavailable
 from tetherd.policy.queue import Job
 from tetherd.roles.orchestrator.lane import Lane
 from tetherd.types import Seconds
@@ -31,3 +31,8 @@ def no_worker(model: str) -> Unavailable:
     return Unavailable(
         f"no worker is available to serve '{model}'", fix="start one: tetherd run --role worker", retry_after=1.0
     )
+
+
+def not_yours(worker: str) -> PermissionDenied:
+    """Return the error for a node that speaks for a worker of another one."""
+    return PermissionDenied(f"worker '{worker[:64]}' is on another node", fix="restart the worker: it takes a new name")
