@@ -57,7 +57,7 @@ class Visit:
 
 def run(folder: Path) -> list[report.Figure]:
     """Measure, print the table and return the figures."""
-    dialer, target = _nodes()
+    dialer, target = nodes()
     with contextlib.ExitStack() as stack:
         plain = stack.enter_context(_serving_plain())
         secure = stack.enter_context(_serving_nng(target))
@@ -177,7 +177,8 @@ def _serving_nng(credentials: Credentials) -> Iterator[int]:
         yield port
 
 
-def _nodes() -> tuple[Credentials, Credentials]:
+def nodes() -> tuple[Credentials, Credentials]:
+    """Return two nodes of one network."""
     now = time.time()
     root = make_root(now)
     issuing = make_issuing(root, now)

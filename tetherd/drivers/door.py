@@ -29,6 +29,7 @@ MAX_EXCESS: Final = 1000
 """A connection that sent this many messages beyond its node's share is closed."""
 
 _TICK: Final[Seconds] = 1.0
+_HURRY: Final[Seconds] = 0.2
 _LINGER: Final[Seconds] = 0.25
 _HELD: Final[Seconds] = 1.0
 _QUARANTINED: Final[Seconds] = 60.0
@@ -147,14 +148,15 @@ class Door:
     # --- every second ------------------------------------------------------------------------------------------------
 
     async def _watch(self) -> None:
+        pause = _TICK
         while True:
-            await asyncio.sleep(_TICK)
+            await asyncio.sleep(pause)
             try:
-                await self._tick(self._clock.monotonic())
+                pause = _HURRY if await self._tick(self._clock.monotonic()) else _TICK
             except Exception:
                 _log.exception("the watch over connections failed; it goes on")
 
-    async def _tick(self, now: Seconds) -> None:
+    async def _tick(self, now: Seconds) -> int:
         if not self._listeners:
             self._listen()  # the address was taken while the certificate changed
         for peer, node in list(self._nodes.items()):
@@ -162,6 +164,7 @@ class Door:
         ended = await asyncio.to_thread(self._sweep, now)
         if ended:
             _log.info("ended %d handshakes that took too long or were too many", ended)
+        return ended
 
     def _review(self, peer: int, node: str, now: Seconds) -> None:
         refusal = self._admission.refusal(node, now)

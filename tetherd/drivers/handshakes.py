@@ -5,6 +5,7 @@ them.
 """
 
 import contextlib
+import ctypes
 import os
 import socket
 import stat
@@ -18,9 +19,13 @@ from tetherd.types import Seconds
 PATIENCE: Final[Seconds] = 5.0
 """How long a handshake may take."""
 
-MOST: Final = 256
-"""Handshakes under way beyond this: the oldest are ended before their time."""
+MOST: Final = 64
+"""Handshakes under way beyond this: the oldest are ended before their time, unless they have only just begun."""
 
+MANY: Final = 256
+"""Handshakes that were ended at once, after which the memory they took is given back to the host."""
+
+_YOUNG: Final[Seconds] = 1.0  # when all of a large network comes back at once, none is ended that makes progress
 _OPEN: Final = Path("/dev/fd")
 
 Remote: TypeAlias = tuple[str, int]
@@ -35,6 +40,7 @@ class Handshakes:
         self._most = most
         self._known: dict[int, Remote | None] = {}  # by inode; None = not to one of the ports
         self._since: dict[int, Seconds] = {}  # by inode, the oldest first
+        self._owed = 0
 
     def sweep(self, now: Seconds, established: AbstractSet[Remote]) -> int:
         """End the handshakes that take too long or are too many; return how many were ended.
@@ -49,8 +55,13 @@ class Handshakes:
         surplus = len(waiting) - self._most
         ended = 0
         for place, (inode, began) in enumerate(self._since.items()):
-            if now - began >= self._patience or place < surplus:
+            if now - began >= (min(_YOUNG, self._patience) if place < surplus else self._patience):
                 ended += _end(inode, files[inode])
+        self._owed += ended
+        if self._owed >= MANY and not ended:
+            self._owed = 0
+            with contextlib.suppress(AttributeError):  # not glibc
+                ctypes.CDLL(None).malloc_trim(0)  # tens of kilobytes each, in pieces that no other request fits into
         return ended
 
     def _remote(self, inode: int, number: int) -> Remote | None:
