@@ -1,4 +1,4 @@
-"""``python -m benchmarks serving|failover|memory|dht|relay``: measure, print, and leave no process behind."""
+"""``python -m benchmarks serving|failover|memory|dht|relay|garbage``: measure, print, and leave no process behind."""
 
 import argparse
 import signal
@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import contenders, dht, failover, memory, relay, serving
+from benchmarks import bulk, contenders, dht, failover, garbage, memory, relay, serving
 from benchmarks.load import WrongAnswer
 from benchmarks.tether import NotReady
 from benchmarks.workloads import NAMES
@@ -26,10 +26,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 return _serving(options, folder)
             if options.what == "dht":
                 figures = dht.run(options.rounds, options.count)
+            elif options.what == "bulk":
+                figures = bulk.run(folder, options.rounds)
             elif options.what == "memory":
                 figures = memory.run(folder, options.cycles)
             else:
-                figures = (failover if options.what == "failover" else relay).run(folder)
+                figures = {"failover": failover, "relay": relay, "garbage": garbage}[options.what].run(folder)
         except (NotReady, WrongAnswer, OSError) as error:
             print(f"FAILED {error!r}" if isinstance(error, OSError) else f"FAILED {error}")
             return 1
@@ -67,12 +69,15 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--peers", nargs="*", choices=peers, default=peers, help="which peers take part (all)")
     verb.add_argument("--peers-only", action="store_true", help="leave Tether out")
     verbs.add_parser("failover", help="kill one of two runners under load")
+    verbs.add_parser("garbage", help="what 1,500 strangers at the door for other hosts cost a member")
     verbs.add_parser("relay", help="round trips and throughput of a relayed connection beside a direct one")
     verb = verbs.add_parser("memory", help="load and unload a model many times")
     verb.add_argument("--cycles", type=int, default=50)
     verb = verbs.add_parser("dht", help="announce and look up beside HyperDHT (needs node and npm)")
     verb.add_argument("--rounds", type=int, default=10)
     verb.add_argument("--count", type=int, default=20, help="operations a round")
+    verb = verbs.add_parser("bulk", help="bring 512 MB to one manager and to three (links of their own need root)")
+    verb.add_argument("--rounds", type=int, default=3)
     return parser
 
 

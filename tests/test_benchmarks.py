@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from benchmarks import dht, report
+from benchmarks import bulk, dht, report
 from benchmarks.failover import longest_gap
 from benchmarks.serving import FULL, QUICK, rotated
 
@@ -86,3 +86,14 @@ def test_tables_are_compared_within_each_round_by_their_medians() -> None:
     assert [figure.verdict() for figure in dht.compared(20, times)] == ["PASS"] * 3
     times["tether"].misses = 1
     assert [figure.verdict() for figure in dht.compared(20, times)] == ["PASS", "PASS", "MISS"]
+
+
+def test_spreading_is_judged_on_links_of_their_own() -> None:
+    def visit(where: str, receivers: int, seconds: float) -> bulk.Visit:
+        return bulk.Visit(0, where, 1, receivers, seconds, 1.0)
+
+    crowded = [visit("loopback", 1, 1.0), visit("loopback", 3, 3.0)]
+    assert bulk.figures(crowded)[0].verdict() == "n/a"
+    apart = [visit(bulk.LINKS, 1, 10.0), visit(bulk.LINKS, 3, 12.0)]
+    assert bulk.figures(crowded + apart)[0].verdict() == "PASS"
+    assert bulk.figures([*apart, visit(bulk.LINKS, 3, 20.0), visit(bulk.LINKS, 3, 20.0)])[0].verdict() == "MISS"

@@ -45,14 +45,14 @@ class Fetch:
     """One blob being brought into a draft from ``sources``, in threads of its own."""
 
     def __init__(
-        self, draft: Draft, sources: Sequence[BlobSource], context: ssl.SSLContext, pace: Pace, first: int
+        self, draft: Draft, sources: Sequence[BlobSource], context: ssl.SSLContext, pace: Pace, salt: int
     ) -> None:
         self._draft = draft
         self._blob = draft.blob
         self._sources = sources
         self._context = context
         self._pace = pace
-        self._plan = Plan(len(draft.blob), have=draft.have, first=first % max(1, len(draft.blob)))
+        self._plan = Plan(len(draft.blob), have=draft.have, salt=salt)
         self._changed = threading.Condition()
         self._over = False
         self._failure: BaseException | None = None
@@ -194,17 +194,18 @@ class BulkClient:
         self._ended.set()
 
     def fetch(
-        self, draft: Draft, sources: Sequence[BlobSource], *, first: int = 0, progress: Callable[[], None] = _nothing
+        self, draft: Draft, sources: Sequence[BlobSource], *, salt: int = 0, progress: Callable[[], None] = _nothing
     ) -> Fetched:
         """Bring what is missing of a blob into its draft; when this returns, the whole has the blob's digest.
 
-        ``first`` is the chunk to begin with; ``progress`` is called when something has arrived. Raises Unavailable with
-        what every source did, DigestMismatch where the chunks are right and the whole is not, and OSError of the disk.
+        ``salt`` tells hosts that fetch the same blob apart (see Plan); ``progress`` is called when something has
+        arrived. Raises Unavailable with what every source did, DigestMismatch where the chunks are right and the whole
+        is not, and OSError of the disk.
         """
         blob = draft.blob
         if blob.size and not blob.chunks:
             return self._fetch_whole(draft, sources, progress)
-        found = Fetch(draft, sources, self._context(), self._pace, first).run(progress, self._ended)
+        found = Fetch(draft, sources, self._context(), self._pace, salt).run(progress, self._ended)
         if draft.digest() != blob.digest:
             draft.forget()
             raise DigestMismatch(

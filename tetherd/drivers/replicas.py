@@ -18,7 +18,7 @@ from tetherd.wire.messages import Catalog
 class StoreFetcher:
     """Implements ports.Fetcher over a store; ``drafts`` is what other hosts may fetch from meanwhile.
 
-    ``node`` is this host's: each host begins at another place, so that those who fetch at the same time soon have
+    ``node`` is this host's: each goes its own way through a blob, so that those who fetch at the same time soon have
     something for each other.
     """
 
@@ -26,7 +26,7 @@ class StoreFetcher:
         self._blobs = blobs
         self._drafts = drafts
         self._client = client
-        self._place = int(node[:8], 16)
+        self._salt = int(node[:8], 16)
 
     def document(self, digest: Digest, limit: int, sources: Sequence[BlobSource]) -> bytes:
         """Return a small blob, from the store if it is there; see ports.Fetcher."""
@@ -45,7 +45,7 @@ class StoreFetcher:
             draft = Draft(blob, self._blobs.draft(blob.digest, blob.size))
             self._drafts.add(draft)
             try:
-                self._client.fetch(draft, sources, first=self._place)
+                self._client.fetch(draft, sources, salt=self._salt if len(sources) > 1 else 0)
                 draft.flush()
                 self._blobs.adopt(blob.digest)
             finally:

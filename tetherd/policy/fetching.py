@@ -25,12 +25,15 @@ _WEIGHT: Final = 0.2
 class Plan:
     """The chunks of one blob and those who have them. Sources are named by whatever tells them apart.
 
-    ``have``: chunks that are here already. ``first``: where to begin; hosts that begin at different places help each
-    other sooner.
+    ``have``: chunks that are here already. ``salt`` is what tells this host from others that fetch the same blob: they
+    begin at different places and go on in different orders, so that they do not all ask for the same. With salt 0, and
+    while nobody else fetches it, chunks come in order.
     """
 
-    def __init__(self, count: int, *, have: Collection[int] = (), first: int = 0) -> None:
+    def __init__(self, count: int, *, have: Collection[int] = (), salt: int = 0) -> None:
+        first = salt % count if count else 0
         order = [*range(first, count), *range(first)]
+        self._salt = salt
         self.banned: dict[str, str] = {}
         self._left = count - len(have)
         self._waiting = {index: 0 for index in order if index not in have}  # in order; how many partial sources have it
@@ -104,7 +107,7 @@ class Plan:
     def _next(self, offer: frozenset[int] | None) -> int | None:
         if any(self._waiting.values()):
             mine = (index for index in self._waiting if offer is None or index in offer)
-            return min(mine, key=self._waiting.__getitem__, default=None)
+            return min(mine, key=lambda index: (self._waiting[index], _mixed(index, self._salt)), default=None)
         if offer is None:
             return next(iter(self._waiting), None)
         return next((index for index in self._waiting if index in offer), None)
@@ -119,3 +122,9 @@ class Plan:
             if (began := next(iter(takers.values()))) <= before
         ]
         return min(late)[1] if late else None
+
+
+def _mixed(index: int, salt: int) -> int:
+    """Return a number that sorts chunks into an order of this host's own."""
+    mixed = ((index + 1) * 0x9E3779B1 ^ salt) & 0xFFFFFFFF
+    return (mixed ^ mixed >> 15) * 0x85EBCA77 & 0xFFFFFFFF
