@@ -1,5 +1,6 @@
 """Two hosts behind symmetric routers that only a relay connects, and what happens to them when something breaks."""
 
+import contextlib
 import select
 import socket
 import subprocess
@@ -49,9 +50,11 @@ class World:
         return process, process.stdout.readline().decode().strip()
 
     def dial(self) -> socket.socket:
-        link = self.dialer.space.socket()
-        link.settimeout(5.0)
-        link.connect(("127.0.0.1", self.port))
+        with contextlib.ExitStack() as stack:
+            link = stack.enter_context(self.dialer.space.socket())
+            link.settimeout(5.0)
+            link.connect(("127.0.0.1", self.port))
+            stack.pop_all()
         return link
 
     def again(self) -> None:
