@@ -18,6 +18,7 @@ from tetherd.discovery.hints import Drop, Hint, Source
 from tetherd.discovery.peers import Live, PeerTable
 from tetherd.drivers.clock import SystemClock
 from tetherd.drivers.mdns import Mdns
+from tetherd.drivers.multicast import MAX_KNOWN
 
 GROUP = ("224.0.0.251", 5353)
 A, B = "a" * 64, "b" * 64
@@ -262,7 +263,8 @@ async def test_a_flood_costs_little_and_drops_no_live_peer(kind: str) -> None:
         assert peer is not None
         assert peer.path == "lan"
         assert next(one for one in peer.addresses if one.address == "10.7.7.7:7443").proven
-        assert len(mine.table.peers()) <= 300
+        assert len(mine.table.peers()) <= MAX_KNOWN + 1
+        assert mdns.tally.known <= MAX_KNOWN
         assert mdns.pid == pid, "it lived through it"
 
 

@@ -193,6 +193,8 @@ class Finding:
 
     async def _look_at(self, node: str, caller: RemoteCaller) -> None:
         """Have the peer table show a connection as it is now."""
+        if self.peering.table.peer(node) is None:
+            return  # the roster that names it is being taken over
         live = self.peering.table.live(node)
         if caller.connected and (live is None or live.address != caller.address.removeprefix(TLS)):
             await self._greet(node, caller)
