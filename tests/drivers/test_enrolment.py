@@ -113,7 +113,7 @@ async def test_a_host_joins_and_renews(network: Network) -> None:
     assert (member.name, member.roles, member.addresses) == ("w-1", ("worker",), ())  # nobody dials a worker
     again, _ = await host.join(token)
     joining.check(again, host.node, token.network, root)
-    renewed = await asyncio.to_thread(host.applicant.renew, token.network, admission.enrol, network.roots)
+    renewed = await asyncio.to_thread(host.applicant.renew, token.network, roster.enrol, network.roots)
     joining.check(renewed, host.node, token.network, root)
     assert len({admission.chain, again.chain, renewed.chain}) == 3
     assert network.admitted == 3

@@ -26,7 +26,7 @@ def identity(tmp_path: Path) -> Identity:
 def join(identity: Identity) -> Home:
     public = identity.key().public_key()
     leaf = certificates.issue(ISSUING, certificates.spki_of(public), NOW)
-    home = Home(node=key_digest(public).hex(), network="0" * 16, name="home", enrol=("a:1",), keys={1: b"k"})
+    home = Home(node=key_digest(public).hex(), network="0" * 16, name="home", keys={1: b"k"})
     identity.settle(home, certificates.pem(leaf, ISSUING.certificate), ROOTS, ROSTER)
     return home
 

@@ -187,3 +187,19 @@ async def test_what_needs_a_network_or_its_authority_says_so(founder: Founder, t
         host.change(founder.standing.node, labels={})
     with pytest.raises(Unreachable):
         await asyncio.to_thread(host.renew)
+
+
+async def test_where_the_founder_is_now_reaches_its_members(founder: Founder, tmp_path: Path) -> None:
+    host = papers(tmp_path, "b")
+    joined = await founder.join(host)
+    founder.papers.close()
+    moved = papers(tmp_path, "a", port=9)
+    standing = moved.load()
+    assert standing is not None
+    assert standing.roster.enrol == ("127.0.0.1:9",)
+    assert standing.roster.epoch > joined.roster.epoch
+    assert host.accept(standing.signed, {}).roster.enrol == ("127.0.0.1:9",)
+    again = moved.load()
+    assert again is not None
+    assert again.roster.epoch == standing.roster.epoch
+    moved.close()

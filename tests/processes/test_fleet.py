@@ -1,6 +1,7 @@
 """Two hosts become one network: found, invite, join, serve over mutual TLS, send away, come back."""
 
 import json
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,24 @@ def test_what_is_refused_and_why(joined: Pair) -> None:
     assert "is in the network home" in refused.stderr.decode()
     assert joined.b.ctl("cluster", "join", stdin=b"tthj1.abc", code=2)
     assert joined.a.call("GET", "/api/v1/cluster").status == 403, "the network is nobody's business but the host's"
+
+
+def test_a_founder_that_could_not_listen_founds_nothing(host: Host) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        a = host.daemon("manager", cluster={"listen": f"127.0.0.1:{port}", "enrol": f"127.0.0.1:{free_port()}"}).start()
+        refused = a.ctl("cluster", "init", code=7)
+    assert "cluster.listen" in refused.stderr.decode()
+    assert ask(a, "cluster")["member"] is False
+    a.ctl("cluster", "init")
+
+
+def test_a_token_comes_from_a_file_or_the_environment_too(joined: Pair, tmp_path: Path) -> None:
+    (tmp_path / "token").write_bytes(joined.invite("--role", "gateway", "--ttl", "1h", "--name", "c"))
+    refused = joined.b.ctl("cluster", "join", "--token-file", str(tmp_path / "token"), code=7)
+    assert "is in the network home" in refused.stderr.decode()
+    joined.b.ctl("cluster", "join", "--token-file", str(tmp_path / "nothing"), code=1)
+    joined.b.ctl("cluster", "join", "a-token", code=2)
 
 
 def test_a_token_is_good_for_one_host(joined: Pair, host: Host) -> None:

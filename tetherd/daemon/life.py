@@ -1,9 +1,12 @@
 """The life of a daemon: it serves what it is composed of, and is composed anew as its place in the network changes."""
 
 import asyncio
+import errno
 import gc
 import random
+import socket
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 from tetherd.config import addresses
@@ -13,6 +16,7 @@ from tetherd.drivers.clock import SystemClock
 from tetherd.drivers.http import Application, HttpServer
 from tetherd.drivers.interfaces import own_addresses
 from tetherd.drivers.papers import DiskPapers
+from tetherd.errors import BadConfig, InUse
 from tetherd.roles.membership import Membership
 from tetherd.types import Seconds
 
@@ -51,7 +55,12 @@ async def serve(config: Config, *, ready: Callable[[], None]) -> None:
     clock, again, switch = SystemClock(), asyncio.Event(), Switch()
     papers = _papers(config, clock)
     membership = Membership(
-        papers, configured=config.node.roles, clock=clock, chance=random.random, recompose=again.set
+        papers,
+        configured=config.node.roles,
+        clock=clock,
+        chance=random.random,
+        recompose=again.set,
+        preflight=partial(_check_ports, config.cluster),
     )
     control = HttpServer(
         app=switch, settings=config.gateway, control=config.control if config.control.enabled else None
@@ -60,7 +69,7 @@ async def serve(config: Config, *, ready: Callable[[], None]) -> None:
     try:
         async with asyncio.TaskGroup() as group:
             listening = asyncio.Event()
-            socket = group.create_task(control.run(listening.set))
+            served = group.create_task(control.run(listening.set))
             await listening.wait()
             try:
                 while True:
@@ -71,7 +80,7 @@ async def serve(config: Config, *, ready: Callable[[], None]) -> None:
                     daemon = Daemon(config, clock, membership, papers)
                     ready = _nothing
             finally:
-                socket.cancel()
+                served.cancel()
     finally:
         papers.close()
 
@@ -115,6 +124,18 @@ def _papers(config: Config, clock: SystemClock) -> DiskPapers:
         enrol=_reachable(cluster, cluster.enrol),
         clock=clock,
     )
+
+
+def _check_ports(cluster: Cluster) -> None:
+    """Raise InUse or BadConfig where a founder could not listen, before there is a network that needs it."""
+    for key, listen in (("listen", cluster.listen), ("enrol", cluster.enrol)):
+        host, port = addresses.split(listen)
+        try:
+            socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+        except OSError as error:
+            kind = InUse if error.errno == errno.EADDRINUSE else BadConfig
+            message = f"cannot listen on {listen}: {error.strerror or error}"
+            raise kind(message, fix=f"stop what uses it, or set cluster.{key}") from None
 
 
 def _reachable(cluster: Cluster, listen: str) -> tuple[str, ...]:

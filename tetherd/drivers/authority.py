@@ -121,8 +121,9 @@ class NetworkAuthority:
             return self._admission(request.spki, now)
 
     def enlist(self, spki: bytes, member: Member, now: Seconds) -> Admission:
-        """Make the founder a member of its own network."""
+        """Make the founder a member of its own network, which is reached where it is now."""
         with self._lock:
+            self._ledger.move(self._enrol, now)
             self._ledger.enlist(member, now)
             return self._admission(spki, now)
 
@@ -130,6 +131,12 @@ class NetworkAuthority:
         """Set ``labels``, ``addresses``, ``roles`` or ``revoked`` of a member. Raises NodeNotFound."""
         with self._lock:
             self._ledger.change(node, now, **values)
+
+    def move(self, node: str, addresses: tuple[str, ...], now: Seconds) -> None:
+        """Let the members know where the founder and its authority are now."""
+        with self._lock:
+            self._ledger.change(node, now, addresses=addresses)
+            self._ledger.move(self._enrol, now)
 
     def forget(self, node: str, now: Seconds) -> None:
         """Strike a member off the list. Raises NodeNotFound."""
@@ -186,6 +193,7 @@ class NetworkAuthority:
                 issued=state.changed,
                 members=state.members,
                 roots=self.roots,
+                enrol=state.enrol,
                 keys=tuple(KeyEpoch(epoch, enrolment.proof_key(key)) for epoch, key in sorted(state.keys.items())),
             )
             self._signed = signing.sign(roster, self._issuing.key, self._issuing.certificate)
@@ -196,7 +204,7 @@ class NetworkAuthority:
         leaf = certificates.issue(self._issuing, spki, now)
         self._ledger.issued(signing.spki_digest(leaf).hex(), leaf.not_valid_after_utc.timestamp(), self._generation)
         chain = certificates.pem(leaf, self._issuing.certificate)
-        return Admission(chain=chain, roster=self._roster(), keys=self._ledger.state().keys, enrol=self._enrol)
+        return Admission(chain=chain, roster=self._roster(), keys=self._ledger.state().keys)
 
     def _check_network(self, network: str) -> None:
         here = self._ledger.state().network

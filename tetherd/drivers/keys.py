@@ -27,15 +27,11 @@ _RESTORE: Final = "restore the state folder, or leave the network and join again
 
 
 class Home(msgspec.Struct, frozen=True, kw_only=True):
-    """The network this host is in.
-
-    ``enrol``: HOST:PORT where certificates are renewed. ``keys``: what members share, by epoch.
-    """
+    """The network this host is in. ``keys``: what members share, by epoch."""
 
     node: str
     network: str
     name: str
-    enrol: tuple[str, ...] = ()
     keys: dict[int, bytes] = {}
 
 

@@ -30,6 +30,7 @@ _state = sa.Table(
     sa.Column("name", sa.Text, nullable=False),
     sa.Column("epoch", sa.Integer, nullable=False),
     sa.Column("changed", sa.Float, nullable=False),  # when the epoch last grew
+    sa.Column("enrol", sa.Text, nullable=False),
     sa.Column("generation", sa.Integer, nullable=False),  # which of its roots the authority works with
     sa.Column("rotation", sa.Integer, nullable=False),  # how far the step to the next one has gone
 )
@@ -78,6 +79,7 @@ class State(msgspec.Struct, frozen=True):
     changed: Seconds
     members: tuple[Member, ...]
     keys: dict[int, bytes]
+    enrol: tuple[str, ...]
     generation: int
     rotation: int
 
@@ -113,7 +115,14 @@ class MemberLedger:
             if connection.scalar(sa.select(_state.c.schema)) is None:
                 connection.execute(
                     sa.insert(_state).values(
-                        schema=SCHEMA, network=network, name=name, epoch=1, changed=now, generation=1, rotation=0
+                        schema=SCHEMA,
+                        network=network,
+                        name=name,
+                        epoch=1,
+                        changed=now,
+                        enrol="[]",
+                        generation=1,
+                        rotation=0,
                     )
                 )
                 connection.execute(sa.insert(_keys).values(epoch=1, key=key))
@@ -126,7 +135,17 @@ class MemberLedger:
             members = connection.execute(sa.select(_members).order_by(_members.c.node))
             keys = {found.epoch: found.key for found in connection.execute(sa.select(_keys).order_by(_keys.c.epoch))}
             listed = tuple(map(_member, members))
-            return State(row.network, row.name, row.epoch, row.changed, listed, keys, row.generation, row.rotation)
+            return State(
+                network=row.network,
+                name=row.name,
+                epoch=row.epoch,
+                changed=row.changed,
+                members=listed,
+                keys=keys,
+                enrol=msgspec.json.decode(row.enrol, type=tuple[str, ...]),
+                generation=row.generation,
+                rotation=row.rotation,
+            )
 
     def invite(self, token: Invitation, now: Seconds) -> None:
         """Record a token, and forget those that expired long ago."""
@@ -205,6 +224,13 @@ class MemberLedger:
         chosen = sa.select(_members.c.node).where(_members.c.revoked == 0, _members.c.node.not_in(there))
         with self._transaction() as connection:
             return list(connection.scalars(chosen.order_by(_members.c.node)))
+
+    def move(self, enrol: tuple[str, ...], now: Seconds) -> None:
+        """Record where the authority is reached."""
+        with self._transaction() as connection:
+            moved = sa.update(_state).where(_state.c.enrol != _text(enrol)).values(enrol=_text(enrol))
+            if connection.execute(moved).rowcount:
+                _bump(connection, now)
 
     def rotate(self, generation: int, rotation: int, now: Seconds) -> None:
         """Record how far the change of roots has gone."""

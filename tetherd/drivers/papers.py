@@ -57,7 +57,7 @@ class DiskPapers:
             if authorities.exists(self._authority_directory):
                 authority = self._open_authority()
                 self._stand(home, self._identity.roster())
-                authority.change(home.node, self._clock.wall(), addresses=self._addresses)
+                authority.move(home.node, self._addresses, self._clock.wall())
                 return self.publish()
             return self._stand(home, self._identity.roster())
 
@@ -92,7 +92,7 @@ class DiskPapers:
                 public = self._identity.key().public_key()
                 admission = self.authority.enlist(spki_of(public), me, self._clock.wall())
             else:
-                admission = self._applicant().renew(standing.network, standing.enrol, self._identity.roots())
+                admission = self._applicant().renew(standing.network, standing.roster.enrol, self._identity.roots())
             return self._settle(admission, standing.network, self._identity.roots())
 
     def accept(self, signed: SignedRoster, keys: Mapping[int, bytes]) -> Standing:
@@ -107,7 +107,7 @@ class DiskPapers:
             assert home is not None
             known = _proven(roster, home.keys) | _proven(roster, keys)  # none that is forged replaces one that is not
             if known != home.keys:
-                home = Home(node=home.node, network=home.network, name=home.name, enrol=home.enrol, keys=known)
+                home = Home(node=home.node, network=home.network, name=home.name, keys=known)
                 self._identity.keep_home(home)
             return self._stand(home, signed)
 
@@ -155,7 +155,7 @@ class DiskPapers:
         node = key_digest(key.public_key()).hex()
         roster = joining.check(admission, node, network, roots)
         keys = _proven(roster, admission.keys)
-        home = Home(node=node, network=network, name=roster.name, enrol=admission.enrol, keys=keys)
+        home = Home(node=node, network=network, name=roster.name, keys=keys)
         self._identity.settle(home, admission.chain, "".join(roster.roots), admission.roster)
         return self._stand(home, admission.roster)
 
@@ -172,7 +172,6 @@ class DiskPapers:
             outdated=not signing.issued(wanted, issuing),
             issued=certificate.not_valid_before_utc.timestamp(),
             expires=certificate.not_valid_after_utc.timestamp(),
-            enrol=home.enrol,
             keys=home.keys,
             founder=self.authority is not None,
         )

@@ -31,8 +31,8 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     """This host as a node of its network.
 
     ``signed`` is ``roster`` as it came. ``issued`` and ``expires``: of this node's certificate, seconds since the
-    epoch; ``outdated``: it is under a root that another one replaces. ``enrol``: HOST:PORT where it is renewed.
-    ``keys``: what members share, by epoch. ``founder``: the network's authority is on this host.
+    epoch; ``outdated``: it is under a root that another one replaces. ``keys``: what members share, by epoch.
+    ``founder``: the network's authority is on this host.
     """
 
     network: str
@@ -43,7 +43,6 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     issued: Seconds
     expires: Seconds
     outdated: bool = False
-    enrol: tuple[str, ...] = ()
     keys: dict[int, bytes] = {}
     founder: bool = False
 

@@ -32,8 +32,8 @@ _log = logging.getLogger("tetherd.membership")
 class Membership:
     """The host's standing, None while it is in no network.
 
-    ``configured``: the roles that the configuration allows. ``chance`` gives a number from 0 to 1. ``renewed`` lists
-    who is told of every new certificate.
+    ``configured``: the roles that the configuration allows. ``chance`` gives a number from 0 to 1. ``preflight`` raises
+    what would keep this host from listening for others. ``renewed`` lists who is told of every new certificate.
     """
 
     def __init__(
@@ -44,6 +44,7 @@ class Membership:
         clock: Clock,
         chance: Callable[[], float],
         recompose: Callable[[], None],
+        preflight: Callable[[], None] = lambda: None,
     ) -> None:
         self.standing: Standing | None = papers.load()
         self.renewed: list[Callable[[Credentials], None]] = []
@@ -52,6 +53,7 @@ class Membership:
         self._clock = clock
         self._chance = chance
         self._recompose = recompose
+        self._preflight = preflight
         self._changed = asyncio.Event()
         self._following: dict[str, Seconds] = {}
         self._held: dict[str, int] = {}
@@ -108,7 +110,9 @@ class Membership:
     # --- what operators ask for --------------------------------------------------------------------------------------
 
     async def found(self, network: str) -> Standing:
-        """Found a network with this host as its first node. Raises Conflict."""
+        """Found a network with this host as its first node. Raises Conflict, InUse."""
+        if self.standing is None:
+            self._preflight()
         return await self._take(self._papers.found, network, self._configured)
 
     async def join(self, token: JoinToken) -> Standing:

@@ -56,15 +56,11 @@ class RenewRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Admission(msgspec.Struct, frozen=True, kw_only=True):
-    """What makes a host a node: its certificate and the issuing one (PEM), the roster, and the keys members share.
-
-    ``enrol``: HOST:PORT where it renews.
-    """
+    """What makes a host a node: its certificate and the issuing one (PEM), the roster, and the keys members share."""
 
     chain: str
     roster: SignedRoster
     keys: dict[int, bytes] = {}
-    enrol: tuple[str, ...] = ()
 
 
 def transcript(purpose: str, leaf: bytes, token: bytes, spki: bytes) -> bytes:

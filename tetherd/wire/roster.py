@@ -46,7 +46,7 @@ class Roster(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that every member must know of the others. ``epoch`` grows with every change.
 
     ``roots``: certificates (PEM) of the roots that members trust from here on; two while one replaces the other.
-    ``issued``: when the change was made, seconds since the epoch.
+    ``issued``: when the change was made, seconds since the epoch. ``enrol``: HOST:PORT where certificates are renewed.
     """
 
     network: str
@@ -56,6 +56,7 @@ class Roster(msgspec.Struct, frozen=True, kw_only=True):
     members: tuple[Member, ...]
     roots: tuple[str, ...]
     keys: tuple[KeyEpoch, ...] = ()
+    enrol: tuple[str, ...] = ()
 
     def member(self, node: str) -> Member | None:
         """Return a member that may take part: one that is listed and was not revoked."""
@@ -100,6 +101,10 @@ def decode(body: bytes) -> Roster:
 def _check(roster: Roster) -> None:
     if len(roster.members) > MAX_MEMBERS or len(roster.roots) > MAX_ROOTS or roster.epoch < 1:
         raise InvalidInput("too many members or roots, or no epoch")
+    if len(roster.enrol) > MAX_ADDRESSES:
+        raise InvalidInput("too many addresses of its authority")
+    for address in roster.enrol:
+        check_address(address)
     if not 0 <= roster.issued <= MAX_TIME:
         raise InvalidInput("it was made at no possible time")
     if len({member.node for member in roster.members}) < len(roster.members):

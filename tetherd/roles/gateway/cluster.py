@@ -211,7 +211,7 @@ class Cluster:
                 "expires": standing.expires,
                 "urgency": policy.urgency(standing.expires, self._clock.wall()),
             },
-            "enrol": standing.enrol,
+            "enrol": standing.roster.enrol,
         }
 
     def _describe(self, member: Member) -> dict[str, Any]:
