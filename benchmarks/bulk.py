@@ -28,7 +28,7 @@ from tetherd.types import Credentials, Digest
 from tetherd.wire.chunks import CHUNK, Blob, BlobSource
 
 SIZE = 512 << 20
-LINK = 400
+LINK = 200
 """Mbit/s of a host's link, each way: slow enough that the processors of this one machine are not what is measured."""
 
 LINKS = f"{LINK} Mbit/s links"

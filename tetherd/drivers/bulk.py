@@ -18,18 +18,16 @@ from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 from typing import Any, Final, Protocol, TypeVar
 
-import httptools
 import msgspec
 
 from tetherd.drivers.drafts import Draft, Drafts
+from tetherd.drivers.heads import Request, byte_range, parse
 from tetherd.drivers.mutual import peer
 from tetherd.errors import (
     BadConfig,
-    BadRange,
     BlobNotFound,
     HeadersTooLarge,
     InUse,
-    InvalidInput,
     MethodNotAllowed,
     RouteNotFound,
     TetherError,
@@ -50,7 +48,6 @@ _MAX_HEAD: Final = 8192
 _PIECE: Final = 256 * 1024
 _PATH: Final = re.compile(r"/blobs/(sha256:[0-9a-f]{64})(/chunks)?")
 _OCTETS: Final = {"content-type": "application/octet-stream"}
-_RANGE: Final = re.compile(r"bytes=(\d{1,19})-(\d{1,19})?")
 
 _log = logging.getLogger("tetherd.bulk")
 
@@ -63,36 +60,6 @@ class Shelf(Protocol):
 
     def read(self, digest: Digest, offset: int, length: int) -> tuple[bytes, int]:
         """Return at most ``length`` bytes and the blob's size. Raises BlobNotFound."""
-
-
-class Request:
-    """One request's head as it is parsed."""
-
-    def __init__(self) -> None:
-        self.target = b""
-        self.headers: dict[bytes, bytes] = {}
-        self.complete = False
-        self.method = ""
-        self.parser = httptools.HttpRequestParser(self)
-
-    def on_url(self, url: bytes) -> None:
-        """Take a piece of the path."""
-        self.target += url
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a header; one that comes twice makes no sense here."""
-        name = name.lower()
-        self.headers[name] = self.headers[name] + b", " + value if name in self.headers else value
-
-    def on_headers_complete(self) -> None:
-        """Refuse what no request of ours has: a body."""
-        if b"content-length" in self.headers or b"transfer-encoding" in self.headers:
-            raise InvalidInput("a request for a blob has no body", fix="send none")
-
-    def on_message_complete(self) -> None:
-        """Note that the head is here."""
-        self.complete = True
-        self.method = self.parser.get_method().decode("ascii")
 
 
 class Answer:
@@ -238,7 +205,7 @@ class BulkServer:
             patience = self._limits.head
         head = bytes(received[: end + 4])
         del received[: end + 4]
-        return _parse(head)
+        return parse(head)
 
     async def _on_thread(self, connection: ssl.SSLSocket, act: Callable[..., R], *arguments: Any) -> R:
         """Let a thread act; whoever is cancelled meanwhile leaves no thread behind that uses the connection."""
@@ -267,7 +234,7 @@ class BulkServer:
     def _blob(self, digest: Digest, request: Request) -> Answer:
         size, draft = self._find(digest)
         asked = request.headers.get(b"range")
-        start, end = (0, size) if asked is None else _range(asked.decode("latin-1"), size)
+        start, end = (0, size) if asked is None else byte_range(asked.decode("latin-1"), size)
         if draft and not draft.holds(start, end):
             raise BlobNotFound("this part of the blob is not here yet", fix="ask another manager, or later")
         headers = _OCTETS | {"content-length": str(end - start), "accept-ranges": "bytes", "etag": f'"{digest}"'}
@@ -369,32 +336,6 @@ def _drop(connection: ssl.SSLSocket) -> None:
     with contextlib.suppress(OSError):
         # Not SSLSocket.shutdown: that makes later sends of the other user go out unencrypted.
         socket.socket.shutdown(connection, socket.SHUT_RDWR)
-
-
-def _parse(head: bytes) -> Request:
-    request = Request()
-    try:
-        request.parser.feed_data(head)
-    except httptools.HttpParserCallbackError as error:
-        cause = error.__context__
-        raise (cause if isinstance(cause, TetherError) else InvalidInput("the request is malformed")) from None
-    except (httptools.HttpParserError, httptools.HttpParserUpgrade):
-        raise InvalidInput("the request is not HTTP/1.1") from None
-    if not request.complete:
-        raise InvalidInput("the request is malformed")
-    return request
-
-
-def _range(text: str, size: int) -> tuple[int, int]:
-    """Return the start and end (exclusive) of the one range asked for. Raises BadRange."""
-    match = _RANGE.fullmatch(text)
-    start = int(match[1]) if match else size
-    end = min(int(match[2]) + 1, size) if match and match[2] else size
-    if match is None or start >= end:
-        raise BadRange(
-            f"Range {text[:80]!r} cannot be served from {size} bytes", fix="ask for one range, as in bytes=0-1023"
-        )
-    return start, end
 
 
 def _refusal(error: TetherError) -> Answer:

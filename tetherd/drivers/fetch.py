@@ -150,8 +150,9 @@ class Fetch:
         have = None if whole else link.held(self._blob)
         with self._changed:
             news = not whole and self._plan.offer(source.node, have)
-            if not news and not self._over:
-                self._changed.wait(POLL)
+            if not news:
+                # Not woken by every chunk: asking a host each time what it has would cost it more than it gives.
+                self._changed.wait_for(lambda: self._over or self._settled(), POLL)
         return buffer[:0]
 
     def _store(self, source: BlobSource, index: int, data: memoryview) -> None:

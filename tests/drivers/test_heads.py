@@ -1,0 +1,38 @@
+"""Heads of requests for blobs: what is understood, and that everything else is refused."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tetherd.drivers.heads import byte_range, parse
+from tetherd.errors import BadRange, InvalidInput
+
+
+def test_a_head() -> None:
+    found = parse(b"GET /blobs/x HTTP/1.1\r\nRange: bytes=1-2\r\nX: a\r\nX: b\r\n\r\n")
+    assert (found.method, found.target) == ("GET", b"/blobs/x")
+    assert found.headers == {b"range": b"bytes=1-2", b"x": b"a, b"}
+
+
+@given(st.binary(max_size=200))
+def test_noise_is_refused(noise: bytes) -> None:
+    try:
+        found = parse(noise + b"\r\n\r\n")
+    except InvalidInput:
+        return
+    assert found.method
+
+
+@pytest.mark.parametrize("header", [b"Content-Length: 1", b"Transfer-Encoding: chunked"])
+def test_a_body_is_refused(header: bytes) -> None:
+    with pytest.raises(InvalidInput, match="no body"):
+        parse(b"GET / HTTP/1.1\r\n" + header + b"\r\n\r\n")
+
+
+@given(st.integers(0, 50), st.integers(0, 50), st.integers(1, 40))
+def test_a_range_is_what_it_says_within_the_blob(first: int, last: int, size: int) -> None:
+    if first <= last and first < size:
+        assert byte_range(f"bytes={first}-{last}", size) == (first, min(last + 1, size))
+    else:
+        with pytest.raises(BadRange):
+            byte_range(f"bytes={first}-{last}", size)
