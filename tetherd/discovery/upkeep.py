@@ -79,7 +79,7 @@ class Upkeep:
     def answered(self, _request: Request, _answer: Answer, now: Seconds) -> None:
         """Somebody is there: look around."""
         if self._around == float("inf"):
-            self._look = [now + after for after in EARLY]
+            self._look = [now + self._jitter(after) for after in EARLY]
             self._around = self._look.pop(0)
             self.next = now
 
