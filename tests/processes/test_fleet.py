@@ -165,6 +165,17 @@ def test_a_token_is_good_for_one_host(joined: Pair, host: Host) -> None:
     assert {node["name"] for node in ask(joined.a, "nodes")["nodes"]} == {"a", "b"}
 
 
+def test_a_gateway_that_joined_answers_clients_where_it_is(joined: Pair, host: Host) -> None:
+    gateway = member(host, "g").start()
+    gateway.ctl("cluster", "join", stdin=joined.a.ctl("cluster", "token", "--role", "gateway").stdout)
+    until(lambda: answers(gateway) and ask(gateway, "status").get("models") == 1, "the gateway knows the models")
+    assert is_right(gateway.infer("digits", EXAMPLE["inputs"]).ok()["outputs"])
+    assert ask(gateway, "status")["roles"] == ["gateway"]
+    gateway.ctl("models", "promote", "digits@1")
+    gateway.ctl("cluster", "leave", "-y")
+    assert joined.a.ctl("nodes", "show", "g", code=3)
+
+
 def test_a_node_that_was_revoked_is_gone_within_seconds(pair: Pair) -> None:
     pair.join()
     pair.a.ctl("nodes", "revoke", "b", "-y")
