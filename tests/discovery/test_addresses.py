@@ -135,6 +135,14 @@ def test_dials_are_counted_in_every_window(pauses: list[float]) -> None:
         assert len([dial for dial in dials if dial > now - 60]) <= MAX_DIALS
 
 
+def test_a_minute_has_room_for_so_many_dials() -> None:
+    budget = DialBudget()
+    assert [budget.take(0.0) for _ in range(MAX_DIALS + 1)] == [True] * MAX_DIALS + [False]
+    assert budget.wait(45.0) == 15.0
+    assert not budget.take(59.9)
+    assert budget.take(60.0)
+
+
 def test_other_ports_of_a_host() -> None:
     assert Address("fd00::1", 7443).at(7445) == Address("fd00::1", 7445)
 

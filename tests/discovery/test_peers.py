@@ -170,8 +170,21 @@ def test_a_crowd_of_claimants_pushes_out_no_proven_address(table: PeerTable) -> 
         table.hear(hint(A, *(f"10.1.{i % 250}.{j}:7443" for j in range(1, 20)), origin=f"thief-{i}"), 1.0 + i)
     assert first(table, A) == "10.0.0.1:7443"
     assert len(table.candidates(A)) <= (MAX_ORIGINS + 1) * MAX_PER_NODE
+    peer = table.peer(A)
+    assert peer is not None
+    owned = next(seen for seen in peer.addresses if seen.address == "10.0.0.1:7443")
+    assert owned.sources == ("mdns", "memory"), "its owner is still listened to"
     table.vanish("mdns", "owner", A)
     assert first(table, A) == "10.0.0.1:7443"
+
+
+def test_who_was_wrong_makes_room_for_who_may_be_right(table: PeerTable) -> None:
+    for i in range(1, MAX_ORIGINS + 1):
+        table.hear(hint(A, f"10.0.0.{i}:7443", origin=f"i{i}"), float(i))
+    table.failed(Drop("unreachable", "no answer", A, f"10.0.0.{MAX_ORIGINS}:7443"))
+    table.hear(hint(A, "10.0.0.9:7443", origin="i9"), 9.0)
+    kept = {str(one.address) for one in table.candidates(A)}
+    assert kept == {f"10.0.0.{i}:7443" for i in [*range(1, MAX_ORIGINS), 9]}
 
 
 def test_a_host_on_two_networks_is_no_conflict(table: PeerTable) -> None:
