@@ -430,7 +430,7 @@ async def test_a_flood_is_held_to_its_share(tmp_path: Path) -> None:
                 assert time.monotonic() - began < 2
                 await asyncio.sleep(0.02)
         asked, refused = await flooding
-        assert MAX_EXCESS - 1 <= refused <= MAX_EXCESS
+        assert MAX_EXCESS - 1 <= refused < 2 * MAX_EXCESS  # it ends a little after it is told to
         assert asked < MAX_EXCESS * 3
         assert sum(context.node == node.node for context in doorway.contexts) <= asked - refused
 
@@ -506,7 +506,7 @@ async def test_answers_that_nobody_asked_for_are_dropped() -> None:
         def ask() -> Any:
             with nng.closing(nng.open_req(MAX, server.node)) as socket_:
                 nng.dial(socket_, address, nng.Secret(client, server.node))
-                return nng.BlockingContext(socket_, 5.0, MAX).exchange([frame(GetFleet())], lambda: None)
+                return nng.BlockingContext(socket_, 5.0, MAX).exchange([frame(GetFleet())], lambda: None, 5.0)
 
         answer = await attack(ask)
         assert b"right" in bytes(answer.frame)
