@@ -506,8 +506,10 @@ async def test_answers_that_nobody_asked_for_are_dropped() -> None:
         def ask() -> Any:
             with nng.closing(nng.open_req(MAX, server.node)) as socket_:
                 nng.dial(socket_, address, nng.Secret(client, server.node))
-                return nng.BlockingContext(socket_, 5.0, MAX).exchange([frame(GetFleet())], lambda: None, 5.0)
+                socket_.send_timeout = socket_.recv_timeout = 5000
+                socket_.send(frame(GetFleet()))
+                return socket_.recv()
 
         answer = await attack(ask)
-        assert b"right" in bytes(answer.frame)
+        assert b"right" in answer
         await serving
