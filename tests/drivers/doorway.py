@@ -147,8 +147,11 @@ class Hands:
         return None
 
     def answer(self) -> Any:
+        """Return the next answer; None when the connection ends before it is whole."""
         head = self.read(8)
-        return Codec().split(self.read(struct.unpack(">Q", head)[0])[4:]) if len(head) == 8 else None
+        size = struct.unpack(">Q", head)[0] if len(head) == 8 else 0
+        body = self.read(size)
+        return Codec().split(body[4:]) if size and len(body) == size else None
 
     def close(self) -> None:
         self.socket.close()
