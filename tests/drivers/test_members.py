@@ -13,7 +13,7 @@ from tetherd.errors import NodeNotFound, Revoked, TetherError, TokenExpired, Tok
 from tetherd.wire.roster import Member
 
 nodes = st.sampled_from("abc").map(lambda digit: digit * 64)
-token_ids = st.integers(0, 3).map(lambda number: bytes([number]))
+token_ids = st.integers(0, 1).map(lambda number: bytes([number]))
 TTL = 60.0
 
 
@@ -78,6 +78,11 @@ class Ledger(RuleBasedStateMachine):
             self.epoch += 1
         self.members[node] = False
 
+    @rule(token=token_ids, first=nodes, second=nodes)
+    def race(self, token: bytes, first: str, second: str) -> None:
+        self.admit(token, first)
+        self.admit(token, second)
+
     @rule(node=nodes)
     def revoke(self, node: str) -> None:
         if node not in self.members:
@@ -115,7 +120,7 @@ def test_the_ledger_keeps_to_its_model() -> None:
     run_state_machine_as_test(
         Ledger,
         settings=settings(
-            max_examples=25, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=50, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
         ),
     )
 
