@@ -15,6 +15,7 @@ from typing import Any
 import pynng
 import pytest
 
+from tetherd.drivers import blocking
 from tetherd.drivers.blocking import BlockingCaller
 from tetherd.drivers.clock import SystemClock
 from tetherd.drivers.rpc import MAX_BAD_FRAMES, RemoteCaller, Server
@@ -544,6 +545,50 @@ async def test_a_thread_without_a_server_gives_up_in_three_seconds(address: str)
         await in_thread(caller.lane(), blob(), 60.0)
     assert time.monotonic() - began < 4.5
     caller.close()
+
+
+@contextlib.asynccontextmanager
+async def forgetful(port: int, target: int) -> AsyncIterator[asyncio.Event]:
+    """Pass connections on to another port. What they bring after the event is set is lost, and nobody is told."""
+    forgotten = asyncio.Event()
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, lossy: bool) -> None:
+        try:
+            while data := await reader.read(65536):
+                if not (lossy and forgotten.is_set()):
+                    writer.write(data)
+        finally:
+            writer.close()
+
+    async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", target)
+        lossy = not forgotten.is_set()  # only connections from before
+        for one, other in ((reader, far_writer), (far_reader, writer)):
+            tasks.add(asyncio.create_task(carry(one, other, lossy=lossy)))
+
+    server = await asyncio.start_server(pass_on, "127.0.0.1", port)
+    try:
+        yield forgotten
+    finally:
+        server.close()
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+
+
+async def test_a_connection_that_a_network_forgets_is_given_up_and_made_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocking, "GRACE", 0.2)
+    port, target = free_port(), free_port()
+    async with serving(f"tcp://127.0.0.1:{target}", Desk()), forgetful(port, target) as forgotten:
+        caller = BlockingCaller(f"tcp://127.0.0.1:{port}", max_message=MAX)
+        call = caller.lane()
+        assert (await in_thread(call, blob(1, 3), 5.0)).size == 3
+        forgotten.set()
+        with pytest.raises(Unreachable, match="the connection was lost"):
+            await in_thread(call, blob(1, 4), 0.1)
+        assert (await in_thread(call, blob(1, 5), 5.0)).size == 5
+        caller.close()
 
 
 @contextlib.asynccontextmanager

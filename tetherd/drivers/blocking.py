@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 from tetherd.drivers import nng
 from tetherd.drivers.lane import Lane
@@ -19,9 +19,12 @@ from tetherd.wire.messages import Request
 
 R = TypeVar("R")
 
+GRACE: Final[Seconds] = 2.0
+"""How much later than it was due a reply may come, before its connection counts as lost."""
+
 
 class _Exchange(Protocol):
-    def exchange(self, buffers: Iterable[Buffer], sent: Callable[[], None]) -> Message:
+    def exchange(self, buffers: Iterable[Buffer], sent: Callable[[], None], within: Seconds, /) -> Message:
         """Send a frame, call ``sent``, wait for the answer. Raises TimeoutError (no connection), ConnectionError."""
         ...
 
@@ -55,9 +58,9 @@ class BlockingCaller:
     def lane(self) -> Callable[..., Any]:
         """Return ``call(request, timeout, sent)`` for one thread: it sends, calls ``sent``, and returns the reply.
 
-        It waits as long as the connection lasts; tensors of the reply last until the thread's next call. Raises what
-        the callee raised, Unreachable when there is no connection for 3 s or it is lost, TooLarge before anything is
-        sent.
+        It waits as long as the connection lasts; over a network, one that brings no reply for ``GRACE`` after the time
+        was over counts as lost. Tensors of the reply last until the thread's next call. Raises what the callee raised,
+        Unreachable when there is no connection for 3 s or it is lost, TooLarge before anything is sent.
         """
         codec, lane = Codec(), self._open()
 
@@ -67,7 +70,7 @@ class BlockingCaller:
                 attempts -= 1
                 header = Header(next(self._ids), request.METHOD, int(timeout * 1000))
                 try:
-                    message = lane.exchange(codec.encode(CALL, header, request), sent)
+                    message = lane.exchange(codec.encode(CALL, header, request), sent, timeout + GRACE)
                     break
                 except TimeoutError:
                     self._dial_again()

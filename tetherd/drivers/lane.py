@@ -27,8 +27,10 @@ class Lane:
         self._socket: socket.socket | None = None
         self._reader = ipc.Reader(limit)
 
-    def exchange(self, buffers: Iterable[Buffer], sent: Callable[[], None]) -> Message:
+    def exchange(self, buffers: Iterable[Buffer], sent: Callable[[], None], _within: Seconds = 0) -> Message:
         """Send a frame, call ``sent`` and wait for its answer, for ever. The answer lasts until the next exchange.
+
+        No time ends the wait: within a host, no connection is lost unnoticed.
 
         Connects first where there is no connection. Raises TimeoutError when none comes about within the patience,
         ConnectionError when it is lost, TooLarge before anything is sent.

@@ -336,14 +336,15 @@ class BlockingContext:
 
     def __init__(self, socket: Any, patience: Seconds, limit: int) -> None:
         self._limit = limit
+        self._socket = socket
         self._context = _open_context(socket)
         lib.nng_ctx_set_ms(self._context, b"send-timeout", int(patience * 1000))
 
-    def exchange(self, buffers: Iterable[Buffer], sent: Callable[[], None]) -> Message:
-        """Send a request, call ``sent`` and wait for its reply, for ever.
+    def exchange(self, buffers: Iterable[Buffer], sent: Callable[[], None], within: Seconds) -> Message:
+        """Send a request, call ``sent`` and wait for its reply.
 
         Raises TimeoutError when no connection took the request within the context's patience, ConnectionError when it
-        is lost, TooLarge before anything is sent.
+        is lost or brings no reply ``within`` so many seconds, TooLarge before anything is sent.
         """
         message = pack(buffers, self._limit)
         result: int = lib.nng_ctx_sendmsg(self._context, message, 0)
@@ -352,7 +353,13 @@ class BlockingContext:
             raise TimeoutError if result == TIMED_OUT else ConnectionResetError
         sent()
         pointer = ffi.new("nng_msg **")
-        if lib.nng_ctx_recvmsg(self._context, pointer, 0):
+        lib.nng_ctx_set_ms(self._context, b"recv-timeout", int(within * 1000))
+        result = lib.nng_ctx_recvmsg(self._context, pointer, 0)
+        if result == TIMED_OUT:
+            # Whoever forgets a connection on its way, a router or a host that lost its power, tells neither end of it.
+            for pipe in self._socket.pipes:
+                _end(pipe)
+        if result:
             raise ConnectionResetError
         return Message(0, unpack(pointer[0])[0], None)
 

@@ -16,8 +16,8 @@ from tetherd.wire.messages import Batch, Finished, Take
 SLOTS: Final = 2
 """One batch that executes and one that is held ready."""
 
-PARK: Final[Seconds] = 60.0
-"""A take that found no work is answered after so long, and offered again."""
+PARK: Final[Seconds] = 4.0
+"""A take that found no work is answered after so long, and offered again: networks lose connections without a word."""
 
 _RETRY: Final[Seconds] = 0.2
 
