@@ -20,7 +20,7 @@ from tetherd.errors import BadConfig, InUse
 from tetherd.types import Credentials
 from tetherd.wire.chunks import CHUNK, BlobSource, from_bits
 
-DATA = os.urandom(CHUNK) + b"rest"
+DATA = b"0123456789" + os.urandom(CHUNK - 10) + b"rest"
 BLOB = blob_of(DATA)
 PATH = f"/blobs/{BLOB.digest}"
 
