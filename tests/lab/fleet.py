@@ -88,6 +88,19 @@ class Fleet:
         """Run a command of ``tetherctl`` on a host against its daemon, and return what it printed."""
         return self.members[host.name].ctl(*words, stdin=stdin, code=code).stdout.decode()
 
+    def found(self, host: Host, *roles: str, **settings: Mapping[str, Any]) -> Resident:
+        """Start a host's daemon and let it found a network, which ``join`` joins."""
+        self._founder = self.daemon(host, *roles, **settings).start()
+        self._founder.ctl("cluster", "init", "--name", "home")
+        return self._founder
+
+    def join(self, host: Host, *roles: str, **settings: Mapping[str, Any]) -> Resident:
+        """Start a host's daemon and let it join with a token for its roles."""
+        daemon = self.daemon(host, *roles, **settings).start()
+        wanted = [word for role in roles for word in ("--role", role)]
+        daemon.ctl("cluster", "join", stdin=self._founder.ctl("cluster", "token", *wanted).stdout)
+        return daemon
+
     def end(self) -> None:
         for member in self.members.values():
             member.end()

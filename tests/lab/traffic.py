@@ -94,7 +94,7 @@ async def _ask(client: Any, image: Any, label: int) -> str:
         async with asyncio.timeout(PATIENCE):
             answer = await client.infer("digits", [image])
     except (InferenceServerException, aiohttp.ClientError, OSError, TimeoutError) as error:
-        return repr(error)
+        return f"{type(error).__name__}: {error}"
     return "" if list(answer.as_numpy("label")) == [label] else f"it is no {answer.as_numpy('label')}"
 
 
