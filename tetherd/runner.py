@@ -56,11 +56,12 @@ def _run(assignment: Assignment, events: Any) -> None:
     except (TetherError, MemoryError) as error:
         events.write(encode(Event("failed", reason=str(error) or "out of memory")))
         sys.exit(1)
+    # Before the first offer: the worker must not hear of an end before it knows of the beginning.
+    events.write(encode(Event("loaded", bytes=_own_bytes())))
     slots = Slots(assignment, engine, time.sleep)
     threads = [threading.Thread(target=_serve, args=(slots, orchestrator), daemon=True) for _ in range(SLOTS)]
     for thread in threads:
         thread.start()
-    events.write(encode(Event("loaded", bytes=_own_bytes())))
     _attend(engine, slots, events)
     _leave(engine, slots)
 

@@ -320,6 +320,42 @@ async def test_the_other_slot_of_a_lost_runner_is_not_handed_its_work() -> None:
 
 
 @simulated
+async def test_the_end_of_one_slots_connection_is_the_end_of_its_runner() -> None:
+    bench = Bench()
+    slots = bench.connect(), bench.connect(), bench.connect()
+    reply, later = bench.infer(1), bench.infer(2)
+    await settle()
+    first = await bench.take(slots[0], "a")
+    assert numbers(first.inputs) == (1, 2)
+    others = [bench.take(slot, "a") for slot in slots[1:]]
+    await settle()
+    slots[0].cut()
+    assert [(await other).id for other in others] == [0, 0]  # nothing of what was taken back
+    living = bench.connect()
+    batch = await bench.take(living, "b")
+    batch = await bench.take(living, "b", finished=finished(batch))
+    bench.take(living, "b", finished=finished(batch))
+    assert [(await answer).attempts for answer in (reply, later)] == [2, 2]
+
+
+@simulated
+async def test_what_the_other_slots_of_a_lost_runner_execute_is_taken_back_too() -> None:
+    bench = Bench()
+    one, other, living = bench.connect(), bench.connect(), bench.connect()
+    replies = [bench.infer(1)]
+    await settle()
+    await bench.take(one, "a")
+    replies.append(bench.infer(2))
+    await settle()
+    await bench.take(other, "a")
+    other.cut()
+    batch = await bench.take(living, "b")
+    batch = await bench.take(living, "b", finished=finished(batch))
+    bench.take(living, "b", finished=finished(batch))
+    assert [numbers((await reply).outputs) for reply in replies] == [(1,), (2,)]
+
+
+@simulated
 async def test_after_three_lost_runners_the_request_is_refused() -> None:
     bench = Bench()
     reply = bench.infer(1)

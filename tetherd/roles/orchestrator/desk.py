@@ -267,6 +267,26 @@ class Desk:
             # One of them may have spoilt it for the others: each gets its own try.
             self._recover(lease, error)
 
+    def lose(self, peer: int) -> None:
+        """Take back what the runners behind a connection hold, all that they hold.
+
+        The slots of one runner have connections of their own, and the first to end is the word of its end: its other
+        slots must not be handed the work that is taken back.
+        """
+        leases = self.leases()
+        gone = {lease.runner for lease in leases if lease.peer == peer}
+        for lane in self:
+            gone |= {seat.runner for seat in lane.parked if seat.peer == peer}
+        # Before anything is handed out again.
+        for lane in self:
+            for seat in [seat for seat in lane.parked if seat.runner in gone]:
+                lane.parked.remove(seat)
+                if not seat.waiter.done():
+                    seat.waiter.set_result(Batch(0))  # should it live, it offers again
+        for lease in leases:
+            if lease.runner in gone:
+                self.take_back(lease, "its runner was lost")
+
     def take_back(self, lease: Lease, why: str) -> None:
         """Give the work of a lease that ended badly to other runners."""
         self._end(lease)

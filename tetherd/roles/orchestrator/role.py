@@ -69,11 +69,7 @@ class Orchestrator:
 
     def lost(self, peer: int) -> None:
         """Take back what the runners and workers behind a connection held, now that it has ended."""
-        for lane in self._desk:
-            # Before anything is handed out again: these handlers are cancelled, but have not run yet.
-            lane.parked = [seat for seat in lane.parked if seat.peer != peer]
-        for lease in [lease for lease in self._desk.leases() if lease.peer == peer]:
-            self._desk.take_back(lease, "its runner was lost")
+        self._desk.lose(peer)
         for worker in self._fleet.remove_lost(peer):
             self._hosting.bury(worker, "connection lost")
 
