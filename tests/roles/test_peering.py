@@ -18,7 +18,7 @@ from tetherd.types import Seconds
 from tetherd.wire.peering import Ping, Pong
 from tetherd.wire.roster import Member, Roster
 
-ME, A, B = "0" * 64, "a" * 64, "b" * 64
+ME, A, B, STRANGER = "0" * 64, "a" * 64, "b" * 64, "d" * 64
 ROSTER = Roster(
     network="0" * 16,
     name="home",
@@ -229,7 +229,7 @@ async def test_a_ping_shows_round_trip_clock_version_and_every_address() -> None
     world.prober.there = {"10.0.0.1:7443": A}
     world.hear(A, "10.0.0.1:7443", "10.0.0.2:7443")
     world.callers[A] = Peer(skew=3.0)
-    pinged = await world.peering.ping(A)
+    pinged = await world.peering.ping(world.peering.find(A))
     assert pinged.rtt == pytest.approx(0.02, abs=0.001)
     assert pinged.skew == pytest.approx(3.0, abs=0.001)
     assert pinged.version == "9.9"
@@ -237,10 +237,24 @@ async def test_a_ping_shows_round_trip_clock_version_and_every_address() -> None
     assert pinged.best.address == "10.0.0.1:7443"
     assert [missed.address for missed in pinged.missed] == ["10.0.0.2:7443"]
     world.callers[A] = Peer(error=Unavailable("it stops"))
-    assert (await world.peering.ping(A)).failure == "it stops"
+    assert (await world.peering.ping(world.peering.find(A))).failure == "it stops"
     world.callers.clear()
-    alone = await world.peering.ping(A)
+    alone = await world.peering.ping(world.peering.find(A))
     assert (alone.rtt, alone.skew, alone.failure) == (None, None, "")
+
+
+@simulated
+async def test_a_peer_that_is_forgotten_while_it_is_asked_is_shown_as_it_was() -> None:
+    world = World()
+    world.hear(STRANGER, "10.0.0.3:7443")
+    world.callers[STRANGER] = Peer(skew=3.0)
+    stranger = world.peering.find(STRANGER)
+    asked = asyncio.create_task(world.peering.ping(stranger))
+    await asyncio.sleep(0.001)
+    world.peering.vanish("mdns", "", STRANGER)
+    assert world.peering.table.peer(STRANGER) is None
+    assert (await asked).peer == stranger
+    assert (await world.peering.ask(stranger)).skew == pytest.approx(3.0, abs=0.001)
 
 
 @simulated

@@ -21,7 +21,7 @@ from tetherd.discovery.announcement import Orders, network_tag
 from tetherd.discovery.diagnosis import Counts
 from tetherd.discovery.exchange import Rules
 from tetherd.discovery.hints import Hint
-from tetherd.discovery.peers import PeerTable
+from tetherd.discovery.peers import Peer, PeerTable
 from tetherd.discovery.racing import Reached, Relay, path_of
 from tetherd.drivers import remembered
 from tetherd.drivers.mdns import Mdns
@@ -193,17 +193,18 @@ class Finding:
 
     async def _look_at(self, node: str, caller: RemoteCaller) -> None:
         """Have the peer table show a connection as it is now."""
-        if self.peering.table.peer(node) is None:
+        peer = self.peering.table.peer(node)
+        if peer is None:
             return  # the roster that names it is being taken over
         live = self.peering.table.live(node)
         if caller.connected and (live is None or live.address != caller.address.removeprefix(TLS)):
-            await self._greet(node, caller)
+            await self._greet(peer, caller)
         elif live and not caller.connected:
             self.peering.disconnected(node)
 
-    async def _greet(self, node: str, caller: RemoteCaller) -> None:
-        address = caller.address.removeprefix(TLS)
-        answer = await self.peering.ask(node)
+    async def _greet(self, peer: Peer, caller: RemoteCaller) -> None:
+        node, address = peer.node, caller.address.removeprefix(TLS)
+        answer = await self.peering.ask(peer)
         if caller.connected:
             found = self._chosen.get(node)
             path = found.path if found and found.address == address else path_of(parse(address), lan=False)

@@ -164,18 +164,17 @@ class Peering:
             raise InvalidInput(f"{text[:80]!r} means {len(found)} nodes", fix="name one by more of its id")
         return found[0]
 
-    async def ping(self, node: str) -> Pinged:
+    async def ping(self, peer: Peer) -> Pinged:
         """Try a peer: over its connection if there is one, and at its addresses."""
+        node = peer.node
         attempts = order(self.table.candidates(node), relays=self._relays(node))
-        outcome, answer = await asyncio.gather(self._race(node, attempts), self.ask(node))
-        peer = self.table.peer(node)
-        assert peer is not None, "it was found a moment ago"
-        return msgspec.structs.replace(answer, peer=peer, best=outcome.best, missed=outcome.missed)
+        outcome, answer = await asyncio.gather(self._race(node, attempts), self.ask(peer))
+        now = self.table.peer(node) or peer  # it may have been forgotten meanwhile
+        return msgspec.structs.replace(answer, peer=now, best=outcome.best, missed=outcome.missed)
 
-    async def ask(self, node: str) -> Pinged:
-        """Ask a peer for a sign of life over its connection, if there is one. The node must be known."""
-        peer, caller = self.table.peer(node), self._caller(node)
-        assert peer is not None
+    async def ask(self, peer: Peer) -> Pinged:
+        """Ask a peer for a sign of life over its connection, if there is one."""
+        caller = self._caller(peer.node)
         if caller is None:
             return Pinged(peer=peer)
         began, wall = self._clock.monotonic(), self._clock.wall()

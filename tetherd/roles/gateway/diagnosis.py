@@ -83,7 +83,7 @@ class Diagnosis:
         if self._peering is None:
             raise NotInNetwork("this host is in no network", fix="tetherctl cluster init, or cluster join < token.txt")
         peer = self._peering.find(exchange.params["node"])
-        return document(_pinged(await self._peering.ping(peer.node), self._clock.monotonic()))
+        return document(_pinged(await self._peering.ping(peer), self._clock.monotonic()))
 
     async def _doctor(self, exchange: Exchange) -> Answer:
         exchange.check_local(_LOCAL)
@@ -116,7 +116,7 @@ class Diagnosis:
         if self._peering is None:
             return []
         asked = [peer for peer in peers if peer.path][:MAX_ASKED]
-        answers = await asyncio.gather(*(self._peering.ask(peer.node) for peer in asked))
+        answers = await asyncio.gather(*(self._peering.ask(peer) for peer in asked))
         return [(one.peer.name or one.peer.node[:16], one.skew) for one in answers if one.skew is not None]
 
 
