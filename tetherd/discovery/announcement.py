@@ -133,7 +133,8 @@ def decode_orders(line: bytes) -> Orders:
 
 def decode_report(line: bytes) -> Report:
     """Read one line of a listening process. Raises msgspec.DecodeError."""
-    return msgspec.json.decode(line, type=Report)
+    report: Report = msgspec.json.decode(line, type=Report)
+    return report
 
 
 def _entry(text: Mapping[bytes, bytes | None], name: bytes, longest: int) -> str:

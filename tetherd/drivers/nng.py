@@ -376,6 +376,11 @@ def _end(pipe: Any) -> None:
         pipe.close()
 
 
+def _end_if_over(pipe: Any) -> None:
+    if remote_of(pipe) is None:
+        _end(pipe)
+
+
 def guard(socket: Any, welcome: Callable[[int, str], bool]) -> None:
     """Close every connection of which ``welcome`` does not say yes, given its id and the node its certificate names.
 
@@ -395,7 +400,7 @@ def guard(socket: Any, welcome: Callable[[int, str], bool]) -> None:
     def check_again(pipe: Any) -> None:
         if check(pipe):
             # Over TLS nng misses the end of a connection that ends the moment it begins, and takes it for one for ever.
-            timer = threading.Timer(_SETTLED, lambda: remote_of(pipe) or _end(pipe))
+            timer = threading.Timer(_SETTLED, _end_if_over, [pipe])
             timer.daemon = True
             timer.start()
 
