@@ -61,9 +61,11 @@ async def running(settings: Config) -> AsyncIterator[None]:
             await daemon
 
 
-async def status(settings: Config, path: str = "/api/v1/status") -> dict[str, Any]:
+async def status(settings: Config, path: str = "/api/v1/status", body: bytes = b"") -> dict[str, Any]:
     reader, writer = await asyncio.open_unix_connection(str(settings.control.socket))
-    writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+    method = "POST" if body else "GET"
+    head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
+    writer.write(head.encode() + body)
     answer = await reader.read()
     writer.close()
     found: dict[str, Any] = json.loads(answer.split(b"\r\n\r\n", 1)[1])
@@ -99,6 +101,19 @@ async def test_a_host_without_a_network_starts_though_it_is_no_relay_yet(home: P
     async with running(settings):
         assert (await status(settings))["ready"]
         assert (await status(settings, "/api/v1/cluster"))["member"] is False
+
+
+async def test_what_is_asked_after_a_network_is_founded_waits_until_every_port_listens(home: Path) -> None:
+    ports = [free_port() for _ in range(4)]
+    places = dict(zip(("listen", "enrol", "bulk", "udp"), (f"127.0.0.1:{port}" for port in ports), strict=True))
+    settings = config(home, cluster__mdns="false", **{f"cluster__{key}": place for key, place in places.items()})
+    async with running(settings):
+        founded = await status(settings, "/api/v1/cluster/init", json.dumps({"name": "home"}).encode())
+        assert founded["member"] is True
+        assert (await status(settings, "/api/v1/cluster"))["network"] == founded["network"]
+        for port in ports[:3]:
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.close()
 
 
 async def test_a_gateway_without_its_peers_is_alive_and_not_ready(home: Path) -> None:

@@ -89,9 +89,10 @@ class Daemon:
             lost=self._lost,
             door=self._network.door if self._network else None,
         )
-        network = self._network.duties if self._network else []
-        bulk: list[Duty] = self._models.duties if self._models else []
-        self.duties: list[Duty] = [rpc.run, *network, *bulk, *(role.run for role in self._roles)]
+        enrolment, network = (self._network.listeners, self._network.duties) if self._network else ([], [])
+        bulk: list[Duty] = self._models.listeners if self._models else []
+        self.listeners: list[Duty] = [rpc.run, *enrolment, *bulk]
+        self.duties: list[Duty] = [*network, *(role.run for role in self._roles)]
 
     async def drain(self, grace: Seconds) -> None:
         """Take no new requests; return when those that are here are answered, or after ``grace`` seconds."""

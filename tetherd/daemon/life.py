@@ -31,13 +31,14 @@ class Switch:
         self._app: Application | None = None
         self._there = asyncio.Event()
 
-    def set(self, app: Application | None) -> None:
+    def open(self, app: Application) -> None:
         """Lead to ``app`` from now on."""
         self._app = app
-        if app is None:
-            self._there.clear()
-        else:
-            self._there.set()
+        self._there.set()
+
+    def close(self) -> None:
+        """Let requests wait from now on."""
+        self._there.clear()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer one request."""
@@ -54,12 +55,18 @@ async def serve(config: Config, *, ready: Callable[[], None]) -> None:
     """
     clock, again, switch = SystemClock(), asyncio.Event(), Switch()
     papers = _papers(config, clock)
+
+    def recompose() -> None:
+        # Whoever has founded or joined a network asks next for what only the next composition can do.
+        switch.close()
+        again.set()
+
     membership = Membership(
         papers,
         configured=config.node.roles,
         clock=clock,
         chance=random.random,
-        recompose=again.set,
+        recompose=recompose,
         preflight=partial(_check_ports, config.cluster),
     )
     control = HttpServer(
@@ -73,10 +80,8 @@ async def serve(config: Config, *, ready: Callable[[], None]) -> None:
             await listening.wait()
             try:
                 while True:
+                    await _live(daemon, switch, again, ready, config.drain.deadline)
                     again.clear()
-                    switch.set(daemon.app)
-                    await _live(daemon, ready, again, config.drain.deadline)
-                    switch.set(None)
                     daemon = Daemon(config, clock, membership, papers)
                     ready = _nothing
             finally:
@@ -85,29 +90,40 @@ async def serve(config: Config, *, ready: Callable[[], None]) -> None:
         papers.close()
 
 
-async def _live(daemon: Daemon, ready: Callable[[], None], again: asyncio.Event, deadline: Seconds) -> None:
+async def _live(
+    daemon: Daemon, switch: Switch, again: asyncio.Event, ready: Callable[[], None], deadline: Seconds
+) -> None:
     """Run one composition until it is cancelled, or another is asked for; drain it, and end it."""
     # What is alive now stays alive: the collector need not walk it again and again, 30 ms each time, under load.
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 20, 50)  # a request makes some 40 objects and no cycle
+
+    def opened() -> None:
+        if not again.is_set():
+            switch.open(daemon.app)
+        ready()
+
     async with asyncio.TaskGroup() as group:
-        duties = [group.create_task(run(_nothing)) for run in daemon.duties]
-        front = group.create_task(daemon.front.run(ready))
-        asked = group.create_task(again.wait())
+        tasks: list[asyncio.Task[Any]] = []
         try:
-            await asyncio.wait({front, asked}, return_when=asyncio.FIRST_COMPLETED)
+            for run in daemon.listeners:
+                listening = asyncio.Event()
+                tasks.append(group.create_task(run(listening.set)))
+                await listening.wait()
+            tasks += [group.create_task(run(_nothing)) for run in daemon.duties]
+            ends = [group.create_task(again.wait()), group.create_task(daemon.front.run(opened))]
+            tasks += ends
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             await daemon.drain(min(CHANGE, deadline))
         except asyncio.CancelledError:
             await daemon.drain(deadline)
             raise
         finally:
-            asked.cancel()
-            front.cancel()
             # The callers first, those they call last: a worker still says goodbye to its orchestrator.
-            for duty in reversed(duties):
-                duty.cancel()
-                await asyncio.wait([duty])
+            for task in reversed(tasks):
+                task.cancel()
+                await asyncio.wait([task])
             daemon.close()
 
 

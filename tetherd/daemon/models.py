@@ -23,7 +23,7 @@ from tetherd.wire.messages import Request
 
 
 class Models:
-    """Implements ports.Role with whichever manager belongs here; ``duties`` run beside it."""
+    """Implements ports.Role with whichever manager belongs here; ``listeners`` run beside it."""
 
     def __init__(self, config: Config, clock: Clock, network: Network | None) -> None:
         self._config = config
@@ -33,11 +33,11 @@ class Models:
         self._blobs = DiskBlobs(config.node.state_dir / "blobs", max_size=config.manager.max_model)
         self._drafts = Drafts()
         self._here = Here("", "", config.node.name)
-        self.duties: list[Duty] = []
+        self.listeners: list[Duty] = []
         if network is not None:
             port = addresses.split(config.cluster.bulk)[1]
             self._here = Here(network.node, network.reachable(port), config.node.name)
-            self.duties.append(self._server(network).run)
+            self.listeners.append(self._server(network).run)
         self._routes: Mapping[type[Request[Any]], Handler] = {}
         self._role = self._manager()
 

@@ -33,7 +33,7 @@ class Place(NamedTuple):
 
 
 class Network:
-    """The host as a node. ``door`` is None on a host that only dials."""
+    """The host as a node. ``door`` is None on a host that only dials; ``listeners`` are other duties that listen."""
 
     def __init__(self, config: Config, clock: Clock, membership: Membership, papers: DiskPapers) -> None:
         assert membership.standing is not None
@@ -52,9 +52,10 @@ class Network:
             self._enrolment = EnrolmentServer(
                 config.cluster.enrol, papers.authority, credentials, clock=clock, admitted=self._admitted
             )
-            self.duties.append(self._enrolment.run)
+            self.listeners.append(self._enrolment.run)
         if DIALABLE.intersection(membership.roles):
             address = f"{TLS}{config.cluster.listen}"
+        self.listeners: list[Duty] = []
             self.door = Door([address], credentials, Admission(membership.roles_of), clock)
         self.relays = Relays(membership, reach=self._reach, services=self._services(), clock=clock)
         self.duties += [self._follow, self.relays.run]
