@@ -10,17 +10,18 @@ from test_fleet import answers, ask, member, restart
 
 
 class Three:
-    """A founder that serves and two more managers, and a worker without one."""
+    """A founder that serves and two more managers, and a worker and a gateway without one."""
 
     def __init__(self, host: Any) -> None:
         self.a = member(host, "a", "gateway", "orchestrator", "manager").start()
         self.b, self.c = (member(host, name, "manager", "gateway") for name in "bc")
-        self.w = member(host, "w", "worker")
-        for daemon in (self.b, self.c, self.w):
+        self.w, self.g = member(host, "w", "worker"), member(host, "g", "gateway")
+        for daemon in (self.b, self.c, self.w, self.g):
             daemon.start(wait=False)
             until(lambda daemon=daemon: answers(daemon), f"{daemon.name} answers")
         self.a.ctl("cluster", "init", "--name", "home")
-        for daemon, roles in ((self.b, ["manager", "gateway"]), (self.c, ["manager", "gateway"]), (self.w, ["worker"])):
+        managers = ((daemon, ["manager", "gateway"]) for daemon in (self.b, self.c))
+        for daemon, roles in (*managers, (self.w, ["worker"]), (self.g, ["gateway"])):
             words = [word for role in roles for word in ("--role", role)]
             daemon.ctl("cluster", "join", stdin=self.a.ctl("cluster", "token", *words).stdout)
 
@@ -85,5 +86,10 @@ def test_while_the_primary_is_away_the_others_answer(three: Three) -> None:
     assert [model["name"] for model in ask(three.b, "models")["models"]] == ["digits"]
     restart(three.b)
     assert [model["name"] for model in ask(three.b, "models")["models"]] == ["digits"]
+    restart(three.g)
+    until(lambda: [model["name"] for model in ask(three.g, "models")["models"]] == ["digits"], "g asks another manager")
+    refused = three.g.ctl("models", "rm", "digits", "--yes", code=None)
+    assert refused.returncode
+    assert b"only the manager on a can do this" in refused.stderr
     three.a.start()
     three.spread()

@@ -262,8 +262,11 @@ async def test_it_reads_on_while_the_primary_is_away_also_after_a_restart(world)
     await asyncio.sleep(0)
     assert (await follower.ask(WatchCatalog())).versions == [version]
     assert bytes((await follower.ask(GetBlob(digest_of(b"model"), 0, 10))).data.data) == b"model"
+    (mine,) = (await follower.ask(GetHoldings((version.version,)))).holders
+    assert (mine.node, mine.alive, mine.primary, mine.held) == (follower.node, True, False, [version.version])
+    assert (await follower.ask(GetHoldings())).holders == [mine]
     with pytest.raises(Unreachable):
-        await follower.ask(GetHoldings())
+        await follower.ask(GetHoldings((digest_of(b"another"),)))
 
 
 async def test_what_failed_is_tried_again(world):

@@ -146,8 +146,7 @@ class Daemon:
         place = self._place(role)
         if not place.address:
             return NobodyCaller(role, *self._absence(role))
-        found = self._network.caller(role) if self._network and place.node else None
-        return found or self._dial(place.address)
+        return self._network.several(role) if self._network and place.node else self._dial(place.address)
 
     def _absence(self, role: RoleName) -> tuple[str, str]:
         if self._network is None:

@@ -1,7 +1,7 @@
 """What a daemon has because its host is in a network: a door for other hosts, a way to each of them, and enrolment."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from tetherd.config import addresses
@@ -13,16 +13,26 @@ from tetherd.drivers.enrolment import EnrolmentServer
 from tetherd.drivers.nng import TLS, Secret
 from tetherd.drivers.papers import DiskPapers
 from tetherd.drivers.rpc import RemoteCaller
+from tetherd.drivers.several import SeveralCaller, Way
 from tetherd.policy import membership as policy
 from tetherd.policy.admission import Admission
 from tetherd.policy.membership import DIALABLE, Standing
 from tetherd.ports import Clock
 from tetherd.roles.membership import Membership
 from tetherd.types import Credentials, RoleName
+from tetherd.wire.messages import Ensure, GetBlob, GetFleet, GetManifest, Infer, Release, Request, WatchCatalog
 from tetherd.wire.relay import Service
+from tetherd.wire.replication import GetHoldings
 from tetherd.wire.roster import Member
 
 Duty: TypeAlias = Callable[[Callable[[], None]], Coroutine[Any, Any, None]]
+
+SHARED: Final[Mapping[RoleName, frozenset[type[Request[Any]]]]] = {
+    "orchestrator": frozenset({Infer, Ensure, Release, GetFleet}),
+    # Neither changes nor what decides about them: a copy may be older than the primary.
+    "manager": frozenset({WatchCatalog, GetHoldings, GetManifest, GetBlob}),
+}
+"""What any node with the role may answer; everything else is for the first one alone."""
 
 
 class Place(NamedTuple):
@@ -42,6 +52,7 @@ class Network:
         self._clock = clock
         self._membership = membership
         self._callers: dict[str, RemoteCaller] = {}
+        self._several: dict[RoleName, SeveralCaller] = {}
         self._said: dict[str, str] = {}  # where each node is, as the roster has it
         self._tasks: set[asyncio.Task[Any]] = set()
         self.duties: list[Duty] = [membership.run]
@@ -92,9 +103,15 @@ class Network:
         return Place(f"{TLS}{found[0].addresses[0]}", found[0].node) if found else None
 
     def caller(self, role: RoleName) -> RemoteCaller | None:
-        """Return the caller of another node's role."""
+        """Return the caller of the first other node that has a role."""
         place = self.place(role)
         return None if place is None else self._reach(place.node, place.address.removeprefix(TLS))
+
+    def several(self, role: RoleName) -> SeveralCaller:
+        """Return the caller of all other nodes that have a role, of those that come later too."""
+        if role not in self._several:
+            self._several[role] = SeveralCaller(role, SHARED[role], self._ways(role))
+        return self._several[role]
 
     def authority(self) -> RemoteCaller | None:
         """Return the caller of the node that lets hosts in: the first member of all."""
@@ -114,6 +131,11 @@ class Network:
             return {}
         found: dict[Service, tuple[str, int]] = {"rpc": local(self._config.cluster.listen)}
         return found | ({"bulk": local(self._config.cluster.bulk)} if "manager" in roles else {})
+
+    def _ways(self, role: RoleName) -> Sequence[Way]:
+        standing = self._membership.standing or self._standing
+        found = policy.hosts(standing.roster, role, standing.node)
+        return [Way(each.name, self._reach(each.node, each.addresses[0])) for each in found]
 
     def _reach(self, node: str, address: str) -> RemoteCaller:
         known = self._callers.get(node)
@@ -142,6 +164,8 @@ class Network:
                 for node, address in wanted - following.keys():
                     work = self._membership.follow(node, self._reach(node, address))
                     following[node, address] = group.create_task(work)
+                for role, several in self._several.items():
+                    several.ways = self._ways(role)
                 await self._membership.changes()
 
     def _renewed(self, credentials: Credentials) -> None:

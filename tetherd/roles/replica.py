@@ -9,7 +9,8 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
-from tetherd.errors import Conflict, TetherError
+from tetherd.errors import Conflict, TetherError, Unreachable
+from tetherd.policy.replication import COPIES
 from tetherd.ports import Blobs, Caller, CatalogCopy, Clock, Context, Fetcher, Handler
 from tetherd.roles.holdings import Here
 from tetherd.roles.reads import Reads
@@ -27,7 +28,7 @@ from tetherd.wire.messages import (
     SetServing,
     WatchCatalog,
 )
-from tetherd.wire.replication import Fetch, GetHoldings, Holdings, ReportHoldings
+from tetherd.wire.replication import Fetch, GetHoldings, HolderState, Holdings, ReportHoldings
 
 _PARK: Final[Seconds] = 30.0
 _ANSWER: Final[Seconds] = 5.0
@@ -102,7 +103,15 @@ class Replica:
         )
 
     async def _holdings(self, request: GetHoldings, context: Context) -> Holdings:
-        return await self._primary.call(request, deadline=context.deadline, request_id=context.request_id)
+        try:
+            return await self._primary.call(request, deadline=context.deadline, request_id=context.request_id)
+        except Unreachable:
+            held = sorted(set(self._needs).intersection(request.versions or self._needs))
+            if request.versions and not held:
+                raise  # so that who asks goes on to a manager that has something to say
+            here = self._here
+            mine = HolderState(here.node, here.name, here.address, alive=True, primary=False, held=held)
+            return Holdings(COPIES, [mine])
 
     # --- following ---------------------------------------------------------------------------------------------------
 

@@ -34,6 +34,25 @@ async def test_an_older_catalog_is_not_taken(world: Any) -> None:
     assert world.gateway.view() is before
 
 
+async def test_a_manager_that_lags_behind_is_not_asked_without_a_pause(world: Any) -> None:
+    before = world.gateway.view()
+    asked = 0
+    answer = world.manager.on_watchcatalog
+
+    async def count(request: m.WatchCatalog) -> m.Catalog:
+        nonlocal asked
+        asked += 1
+        return await answer(request)
+
+    world.manager.on_watchcatalog = count
+    world.manager.epoch = -1
+    world.manager.changed.set()
+    for _ in range(1000):
+        await asyncio.sleep(0)
+    assert asked <= 1
+    assert world.gateway.view() is before
+
+
 @pytest.mark.parametrize("given", ["abc-1", "a" * 128])
 async def test_sane_request_ids_are_kept(world: Any, given: str) -> None:
     answer = await world.ask("GET", "/v2", headers={"X-Request-Id": given})

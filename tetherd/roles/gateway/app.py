@@ -26,6 +26,9 @@ from tetherd.wire.messages import Catalog, Request, WatchCatalog
 
 _PARK: Final[Seconds] = 60.0
 _BACKOFF: Final[tuple[Seconds, Seconds]] = (0.1, 5.0)
+_BEHIND: Final[Seconds] = 1.0
+"""A manager that does not have the catalog in force yet, it is a copy of another, is asked again after so long."""
+
 _FRESH: Final[Seconds] = 10.0
 _SHORTCUTS: Final = 4096
 
@@ -110,6 +113,8 @@ class Gateway:
             return  # nothing changed meanwhile
         self._status.manager_answers = True
         self._install(catalog, anew=anew)
+        if catalog.epoch < self._view.epoch:
+            await asyncio.sleep(_BEHIND)
 
     async def _refresh(self) -> None:
         """Fetch the catalog now, so that who changed something sees the change."""
