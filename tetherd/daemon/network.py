@@ -55,6 +55,7 @@ class Network:
         self._several: dict[RoleName, SeveralCaller] = {}
         self._said: dict[str, str] = {}  # where each node is, as the roster has it
         self._tasks: set[asyncio.Task[Any]] = set()
+        self.listeners: list[Duty] = []
         self.duties: list[Duty] = [membership.run]
         self.door: Door | None = None
         self._enrolment: EnrolmentServer | None = None
@@ -66,7 +67,6 @@ class Network:
             self.listeners.append(self._enrolment.run)
         if DIALABLE.intersection(membership.roles):
             address = f"{TLS}{config.cluster.listen}"
-        self.listeners: list[Duty] = []
             self.door = Door([address], credentials, Admission(membership.roles_of), clock)
         self.relays = Relays(membership, reach=self._reach, services=self._services(), clock=clock)
         self.duties += [self._follow, self.relays.run]
