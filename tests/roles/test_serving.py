@@ -47,7 +47,7 @@ class Orchestrator:
 
     def exchange(self, offer: Take, sent: Callable[[], None]) -> Batch:
         self.takes.append(offer)
-        if offer.last:
+        if offer.last and not self.script:
             return Batch(0)
         if not self.script:
             self.slots().stop()
@@ -93,9 +93,31 @@ def test_outputs_that_cannot_be_delivered_become_their_reason() -> None:
     assert slots.holding == 0
 
 
-def test_a_result_lost_with_its_connection_is_not_offered_for_ever() -> None:
+def test_a_result_lost_with_its_connection_is_brought_again() -> None:
     orchestrator, slots, _ = serve(Batch(1, [X]), Unreachable("gone"), Unreachable("gone"), Batch(0))
-    assert [bool(offer.finished) for offer in orchestrator.takes] == [False, True, True, False, False]
+    told = [offer.finished for offer in orchestrator.takes]
+    assert [bool(one and one.outputs) for one in told] == [False, True, True, True, False]
+    assert orchestrator.takes[2].held == [1]
+    assert slots.holding == 0
+
+
+def test_a_result_lost_with_its_connection_is_not_offered_for_ever() -> None:
+    orchestrator, slots, _ = serve(Batch(1, [X]), *[Unreachable("gone")] * 20, Batch(0))
+    assert [bool(offer.finished) for offer in orchestrator.takes] == [False] + [True] * 10 + [False] * 12
+    assert slots.holding == 0
+
+
+def test_last_words_are_tried_twice() -> None:
+    slots: Slots
+
+    def answer(inputs: list[Tensor]) -> list[Tensor]:
+        slots.stop()
+        return inputs
+
+    slots = Slots(ASSIGNMENT, FakeEngine(answer=answer), lambda _: None)
+    orchestrator = Orchestrator(lambda: slots, Batch(1, [X]), Unreachable("gone"), Unreachable("gone"))
+    slots.serve(orchestrator.exchange)
+    assert [(offer.last, bool(offer.finished)) for offer in orchestrator.takes] == [(False, False)] + [(True, True)] * 2
     assert slots.holding == 0
 
 
@@ -202,8 +224,9 @@ def test_inline_slots_leave_with_nothing_undelivered() -> None:
 
 
 def test_a_take_says_who_offers() -> None:
-    offer = take(ASSIGNMENT, None, last=True)
+    offer = take(ASSIGNMENT, None, last=True, held={7})
     assert (offer.runner, offer.worker, offer.model, offer.max_rows, offer.last) == ("r", "w", "m", 4096, True)
+    assert offer.held == [7]
     assert Context(1.0).peer is None
 
 
@@ -217,7 +240,7 @@ def test_what_nobody_waits_for_is_not_begun() -> None:
     assert refused is not None
     assert refused.code == "CANCELLED"
     assert len(engine.executed) == 1
-    turns.release(2)
+    turns.release(Finished(2))
     turns.give_up(3, 0.0)  # not held: it was delivered already
     turns.held.add(3)
     assert turns.take(Batch(3, [X])).failure is None

@@ -12,6 +12,7 @@ SAMPLES: Final = 16
 """Executions to have seen before the bound follows them."""
 
 _REMEMBERED: Final = 64
+_EXCUSES: Final = 10
 
 
 class Pace:
@@ -44,6 +45,17 @@ class Recovery:
         self.again = again
         self.spent = spent
         self.late = late
+
+
+def excuse(jobs: list[Job]) -> None:
+    """Take back that jobs were tried: they never reached a runner.
+
+    Not for ever: what never reaches any runner may be what ends the connections.
+    """
+    for job in jobs:
+        if job.excuses < _EXCUSES:
+            job.excuses += 1
+            job.attempts -= 1
 
 
 def recover(jobs: list[Job], attempts: int, now: Seconds) -> Recovery:

@@ -18,6 +18,7 @@ class Job:
         "attempts",
         "bytes",
         "deadline",
+        "excuses",
         "handed",
         "key",
         "leased",
@@ -35,6 +36,7 @@ class Job:
         self.handed = now
         self.waiter = waiter
         self.attempts = 0
+        self.excuses = 0  # attempts that did not count
         self.leased = False
         self.solo = False
         self.settled = False

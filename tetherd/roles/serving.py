@@ -4,9 +4,10 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Final, TypeAlias
 
-from tetherd.errors import Cancelled, ExecutionFailed, TetherError
+from tetherd.errors import Cancelled, ExecutionFailed, TetherError, Unreachable
 from tetherd.policy.inline import Inlining
 from tetherd.ports import Caller, Clock, Engine
 from tetherd.types import Seconds
@@ -20,6 +21,8 @@ PARK: Final[Seconds] = 4.0
 """A take that found no work is answered after so long, and offered again: networks lose connections without a word."""
 
 _RETRY: Final[Seconds] = 0.2
+_DELIVERIES: Final = 10
+_LAST_WORDS: Final = 2
 
 Exchange: TypeAlias = Callable[[Take, Callable[[], None]], Batch]
 
@@ -58,10 +61,15 @@ class Turns:
         finally:
             self._current = 0
 
-    def release(self, batch: int) -> None:
+    def hold(self, finished: Finished) -> None:
+        """Note that a batch is to be delivered again."""
+        self.held.add(finished.batch)
+
+    def release(self, finished: Finished | None) -> None:
         """Note that a batch is delivered."""
-        self.held.discard(batch)
-        self._given_up.discard(batch)
+        if finished is not None:
+            self.held.discard(finished.batch)
+            self._given_up.discard(finished.batch)
 
     def give_up(self, batch: int, now: Seconds) -> None:
         """Do not begin a batch that is held, or end its execution. Called from another thread than ``take``."""
@@ -72,6 +80,36 @@ class Turns:
         self._given_up.add(batch)
         if self._current == batch:
             self._engine.end(now)
+
+
+class Outcome:
+    """What a slot has to tell of the batch it executed last, as long as it may not have been heard."""
+
+    def __init__(self) -> None:
+        self.finished: Finished | None = None
+        self._failures = 0
+
+    def tell(self, finished: Finished | None) -> None:
+        """Have an outcome to tell; None: nothing any more."""
+        self.finished = finished
+        self._failures = 0
+
+    def observe(self, error: TetherError) -> bool:
+        """Take note that it could not be told, and return whether to pause before the next attempt.
+
+        Where the connection was lost it is told again on the next one. What cannot be said (outputs that are too large)
+        is replaced by why, so that nobody waits for it.
+        """
+        finished = self.finished
+        self._failures += 1
+        if finished is None:
+            return True
+        if isinstance(error, Unreachable):
+            if self._failures >= _DELIVERIES:
+                self.finished = None  # its lease is long over, or it is what ends the connections
+            return True
+        self.finished = Finished(finished.batch, failure=error.failure()) if finished.failure is None else None
+        return self.finished is None
 
 
 class Slots:
@@ -97,17 +135,18 @@ class Slots:
 
     def serve(self, exchange: Exchange) -> None:
         """Serve one slot until ``stop``. Runs in a thread of its own."""
-        finished: Finished | None = None
+        outcome = Outcome()
         while not self._stopping.is_set():
-            batch = self._offer(exchange, finished)
-            finished = None
-            if batch is not None and batch.id:
+            batch = self._offer(exchange, outcome)
+            if batch.id:
                 self._turns.held.add(batch.id)
                 with self._turn:
-                    finished = self._turns.take(batch)
+                    outcome.tell(self._turns.take(batch))
                     self.executed += 1
-        if finished is not None:
-            self._offer(exchange, finished, last=True)
+        for _ in range(_LAST_WORDS):
+            if outcome.finished is not None:
+                self._offer(exchange, outcome, last=True)
+        self._turns.release(outcome.finished)
 
     def cancel(self, batch: int, now: Seconds) -> None:
         """Do not execute a batch that nobody waits for, or end its execution."""
@@ -117,35 +156,29 @@ class Slots:
         """Take no more batches; what executes is finished and delivered."""
         self._stopping.set()
 
-    def _offer(self, exchange: Exchange, finished: Finished | None, *, last: bool = False) -> Batch | None:
-        def deliver() -> None:
-            if finished is not None:
-                self._turns.release(finished.batch)
-
+    def _offer(self, exchange: Exchange, outcome: Outcome, *, last: bool = False) -> Batch:
+        finished = outcome.finished
+        offer = take(self._assignment, finished, last=last, held=self._turns.held)
         try:
             # The last one is delivered when it is answered: what is only sent could be lost with the process.
-            return exchange(take(self._assignment, finished, last=last), _nothing if last else deliver)
+            batch = exchange(offer, _nothing if last else partial(self._turns.release, finished))
+            outcome.tell(None)
         except TetherError as error:
-            if undelivered := _undelivered(finished, error):
-                return self._offer(exchange, undelivered, last=last)
-            self._pause(_RETRY)
-            return None
-        finally:
-            deliver()
+            batch = Batch(0)
+            if outcome.observe(error):
+                self._pause(_RETRY)
+        if outcome.finished is None:
+            self._turns.release(finished)
+        else:
+            self._turns.hold(outcome.finished)
+        return batch
 
 
 def _nothing() -> None:
     """Do nothing."""
 
 
-def _undelivered(finished: Finished | None, error: TetherError) -> Finished | None:
-    """Return what to say instead of outputs that could not be delivered (too large, say), so that nobody waits."""
-    if finished is None or finished.failure is not None:
-        return None
-    return Finished(finished.batch, failure=error.failure())
-
-
-def take(assignment: Assignment, finished: Finished | None, *, last: bool = False) -> Take:
+def take(assignment: Assignment, finished: Finished | None, *, held: set[int], last: bool = False) -> Take:
     """Return the offer of one slot of a runner."""
     return Take(
         assignment.runner,
@@ -156,6 +189,7 @@ def take(assignment: Assignment, finished: Finished | None, *, last: bool = Fals
         assignment.max_rows,
         finished,
         last,
+        list(held),
     )
 
 
@@ -177,16 +211,16 @@ class Inline:
         """Serve one slot until cancelled or told to leave."""
         task = asyncio.current_task()
         assert task is not None
-        finished: Finished | None = None
+        outcome = Outcome()
         try:
             while not self._leaving:
                 self._parked.add(task)
-                batch, finished = await self._offer(finished)
+                batch = await self._offer(outcome)
                 self._parked.discard(task)
                 if batch.id:
-                    finished = await self._execute(batch)
-            if finished is not None:
-                await self._offer(finished, last=True)
+                    outcome.tell(await self._execute(batch))
+            if outcome.finished is not None:
+                await self._offer(outcome, last=True)
         finally:
             self._parked.discard(task)
             del task  # a task whose frame names it keeps itself alive, and the engine with it
@@ -197,15 +231,21 @@ class Inline:
         for task in self._parked:
             task.cancel()
 
-    async def _offer(self, finished: Finished | None, *, last: bool = False) -> tuple[Batch, Finished | None]:
+    async def _offer(self, outcome: Outcome, *, last: bool = False) -> Batch:
         deadline = self._clock.monotonic() + PARK
+        offer = take(self._assignment, outcome.finished, last=last, held=self._turns.held)
+        self._turns.release(outcome.finished)
         try:
-            return await self._caller.call(take(self._assignment, finished, last=last), deadline=deadline), None
+            batch = await self._caller.call(offer, deadline=deadline)
         except TetherError as error:
-            undelivered = _undelivered(finished, error)
-            if undelivered is None:
+            pause = outcome.observe(error)
+            if outcome.finished is not None:
+                self._turns.hold(outcome.finished)
+            if pause:
                 await asyncio.sleep(_RETRY)
-            return Batch(0), undelivered
+            return Batch(0)
+        outcome.tell(None)
+        return batch
 
     def cancel(self, batch: int) -> None:
         """Do not execute a batch that nobody waits for, or end its execution."""
@@ -219,6 +259,5 @@ class Inline:
                 finished = self._turns.take(batch)
             else:
                 finished = await asyncio.to_thread(self._turns.take, batch)
-        self._turns.release(batch.id)
         self._inlining.observe((finished.input_ns + finished.infer_ns + finished.output_ns) / 1e9)
         return finished

@@ -34,10 +34,10 @@ class Bench:
         self._sweeping = asyncio.create_task(self.orchestrator.run(lambda: None))
         self._peers = 0
 
-    def connect(self) -> Connection:
-        """Return a new connection to the orchestrator."""
+    def connect(self, node: str = "") -> Connection:
+        """Return a new connection to the orchestrator, from another host if that is named."""
         self._peers += 1
-        return Connection(self.orchestrator.routes(), self._peers, self.clock, self.orchestrator.lost)
+        return Connection(self.orchestrator.routes(), self._peers, self.clock, self.orchestrator.lost, node)
 
     async def report(
         self, line: Connection, worker: str = "w", concurrency: int = 64, runners: list[Loaded] | None = None
@@ -54,10 +54,10 @@ class Bench:
         model: str = "m",
         worker: str = "w",
         max_rows: int = 64,
-        finished: Finished | None = None,
+        **brought: Any,
     ) -> asyncio.Task[Batch]:
-        """Offer as a runner."""
-        offer = Take(runner, worker, model, 1, Digest(f"sha256:{model}-1"), max_rows, finished)
+        """Offer as a runner that has ``brought`` something: what it ``finished``, what it ``held``."""
+        offer = Take(runner, worker, model, 1, Digest(f"sha256:{model}-1"), max_rows, **brought)
         return asyncio.create_task(line.call(offer, deadline=self.clock.monotonic() + 60))
 
     def infer(

@@ -23,13 +23,14 @@ from tetherd.wire.messages import Catalog, FleetState, GetFleet, Infer, Inferred
 R = TypeVar("R")
 
 _GRACE: Seconds = 1.0
+_PATIENCE: Seconds = 3.0
 
 
 class Connection:
     """Implements ports.Caller as another process would see it.
 
     ``cut`` ends it as a lost connection ends: its handlers are cancelled, then ``lost`` is told, all in one step of the
-    event loop, and whoever waits gets Unreachable.
+    event loop, and whoever waits gets Unreachable. ``node``: the host at its other end, empty for this one.
     """
 
     def __init__(
@@ -38,8 +39,10 @@ class Connection:
         peer: int,
         clock: Clock,
         lost: Callable[[int], None],
+        node: str = "",
     ) -> None:
         self.peer = peer
+        self._node = node
         self._routes = routes
         self._clock = clock
         self._lost = lost
@@ -53,7 +56,7 @@ class Connection:
         handler = self._routes.get(type(request))
         if handler is None:
             raise Unimplemented(f"method {request.METHOD!r} is not answered here")
-        task = asyncio.ensure_future(handler(request, Context(deadline, self.peer, request_id)))
+        task = asyncio.ensure_future(handler(request, Context(deadline, self.peer, request_id, self._node)))
         self._calls.add(task)
         task.add_done_callback(self._calls.discard)
         try:
@@ -79,6 +82,40 @@ class Connection:
             for task in list(self._calls):
                 task.cancel()
             self._lost(self.peer)
+
+
+class Line:
+    """Implements ports.Caller as a process of another host has it: connections that end, and come again."""
+
+    def __init__(self, connect: Callable[[], Connection], clock: Clock) -> None:
+        self._connect = connect
+        self._clock = clock
+        self._connection = connect()
+        self._up = asyncio.Event()
+        self._up.set()
+
+    async def call(self, request: Request[R], *, deadline: Seconds, request_id: str = "") -> R:
+        """See ports.Caller."""
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                await self._up.wait()
+        except TimeoutError:
+            raise Unreachable("cannot reach the test's role: no connection") from None
+        return await self._connection.call(request, deadline=deadline, request_id=request_id)
+
+    def drop(self, pause: Seconds) -> None:
+        """Lose the connection; there is another one ``pause`` seconds later."""
+        self.cut()
+        asyncio.get_running_loop().call_later(pause, self._dial)
+
+    def cut(self) -> None:
+        """Lose the connection, for good."""
+        self._up.clear()
+        self._connection.cut()
+
+    def _dial(self) -> None:
+        self._connection = self._connect()
+        self._up.set()
 
 
 class FakeManager:
@@ -108,7 +145,7 @@ class Cluster:
     """An orchestrator, a manager's catalog and some workers, used as an asynchronous context.
 
     Each worker is connected by a connection of its own, and so is each of its runners. ``launchers[n]`` starts the
-    runners of ``workers[n]``, all on ``engine``.
+    runners of ``workers[n]``, all on ``engine``. ``node``: the workers are on that other host, ``lines`` lead to them.
     """
 
     def __init__(
@@ -119,6 +156,7 @@ class Cluster:
         limits: Limits | None = None,
         strategy: Callable[[], Strategy] = RoundRobin,
         engine: FakeEngine | None = None,
+        node: str = "",
     ) -> None:
         self.clock = LoopClock()
         self.engine = engine or FakeEngine()
@@ -126,8 +164,10 @@ class Cluster:
         self.manager = FakeManager()
         self.workers: list[Worker] = []
         self.launchers: list[FakeLauncher] = []
-        self.connections: list[Connection] = []
+        self.connections: list[Connection | Line] = []
+        self.lines: list[Line] = []
         self.tasks: list[asyncio.Task[None]] = []
+        self._node = node
         self._settings = settings or Settings(memory_limit=1 << 30, max_concurrency=64, spare=False)
         self._peers = itertools.count(1)
         self._wanted = workers
@@ -149,12 +189,18 @@ class Cluster:
 
     def connect(self) -> Connection:
         """Return a new connection to the orchestrator."""
-        return Connection(self.orchestrator.routes(), next(self._peers), self.clock, self.orchestrator.lost)
+        return Connection(self.orchestrator.routes(), next(self._peers), self.clock, self.orchestrator.lost, self._node)
+
+    def _reach(self) -> Connection | Line:
+        if not self._node:
+            return self.connect()
+        self.lines.append(Line(self.connect, self.clock))
+        return self.lines[-1]
 
     def add_worker(self, settings: Settings | None = None) -> Worker:
         """Start one more worker; it serves once it has reported."""
         number = len(self.workers)
-        connection, launcher = self.connect(), FakeLauncher(self._make_runner)
+        connection, launcher = self._reach(), FakeLauncher(self._make_runner)
         manager: Caller = LocalCaller(self.manager.routes())
         worker = Worker(
             place=Place(
@@ -196,7 +242,7 @@ class Cluster:
         return [runner for launcher in self.launchers for runner in launcher.serving(model)]
 
     def _make_runner(self, pid: int) -> FakeRunner:
-        connection = self.connect()
+        connection = self._reach()
         return FakeRunner(connection, connection.cut, self.engine, self.clock, pid)
 
 

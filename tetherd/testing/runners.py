@@ -9,10 +9,10 @@ from typing import Final, Literal, TypeAlias
 
 from tetherd.errors import TetherError, Unavailable
 from tetherd.ports import Caller, Clock
-from tetherd.roles.serving import PARK, SLOTS, execute, take
+from tetherd.roles.serving import PARK, SLOTS, Outcome, execute, take
 from tetherd.types import Seconds, Signature, Tensor, TensorSpec
 from tetherd.wire.assignments import Assignment, Event
-from tetherd.wire.messages import Batch, Finished
+from tetherd.wire.messages import Batch
 
 Fate: TypeAlias = Literal["serve", "fail", "hang", "crash", "dead", "refuse"]
 """What becomes of a runner: it serves, reports a failed load, never finishes loading, dies while it loads, is dead when
@@ -89,6 +89,7 @@ class FakeRunner:
         self._idle = asyncio.Event()
         self._idle.set()
         self._holding = 0
+        self._held: set[int] = set()
         self._tasks: list[asyncio.Task[None]] = []
 
     async def assign(self, assignment: Assignment) -> None:
@@ -134,10 +135,12 @@ class FakeRunner:
         self._events.put_nowait(None)
 
     async def _serve(self, assignment: Assignment) -> None:
-        finished: Finished | None = None
-        while not self._leaving or finished is not None:
-            offer = take(assignment, finished, last=self._leaving)
-            delivered, finished = finished, None
+        outcome = Outcome()
+        while not self._leaving or outcome.finished is not None:
+            delivered = outcome.finished
+            offer = take(assignment, delivered, last=self._leaving, held=self._held)
+            if delivered is not None:
+                self._held.discard(delivered.batch)
             try:
                 parked = asyncio.create_task(self._connection.call(offer, deadline=self._clock.monotonic() + PARK))
                 parked.add_done_callback(lambda call: call.cancelled() or call.exception())
@@ -145,15 +148,21 @@ class FakeRunner:
                     await asyncio.sleep(0)
                 self._count(-1 if delivered else 0)
                 batch = await parked
-            except TetherError:
-                await asyncio.sleep(0.2)
+                outcome.tell(None)
+            except TetherError as error:
+                if outcome.observe(error):
+                    await asyncio.sleep(0.2)
+                if outcome.finished is not None:
+                    self._held.add(outcome.finished.batch)
+                    self._count(1)
                 continue
             if batch.id:
                 self._count(1)
+                self._held.add(batch.id)
                 self.seen.append(batch)
                 await self.gate.wait()
                 async with self._turn:
-                    finished = execute(self.engine, batch)
+                    outcome.tell(execute(self.engine, batch))
 
     def _count(self, change: int) -> None:
         self._holding += change

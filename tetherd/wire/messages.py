@@ -102,7 +102,7 @@ class Take(Request[Batch]):
     """A runner's standing offer to execute a batch of a version, parked until there is work.
 
     ``finished`` is the result of the batch this slot was handed before. ``last``: it is all the runner has to say, the
-    answer is an empty batch at once.
+    answer is an empty batch at once. ``held``: the batches that reached the runner and that it has not delivered.
     """
 
     METHOD = "take"
@@ -116,6 +116,7 @@ class Take(Request[Batch]):
     max_rows: int
     finished: Finished | None = None
     last: bool = False
+    held: list[int] = []
 
 
 # --- placement: worker to orchestrator -------------------------------------------------------------------------------
@@ -155,7 +156,10 @@ class Unload(Message):
 
 
 class Recycle(Message):
-    """Command to a worker: this runner let its lease run out; kill it and start another."""
+    """Command to a worker: this runner let its lease run out; kill it and start another.
+
+    Its successor has a name of its own, so a command that comes late ends nothing else.
+    """
 
     runner: str
 
@@ -168,12 +172,16 @@ class Cancel(Message):
 
 
 class Commands(Message):
-    """What a worker is to do, in order. Empty: nothing now, ask again."""
+    """What a worker is to do, in order. Empty: nothing now, ask again.
+
+    They come again, under the same ``number``, until the worker says that it received it; 0 where nothing is to do.
+    """
 
     load: list[Load] = []
     unload: list[Unload] = []
     recycle: list[Recycle] = []
     cancel: list[Cancel] = []
+    number: int = 0
 
 
 class Report(Request[Done]):
@@ -193,12 +201,13 @@ class Report(Request[Done]):
 
 
 class NextCommands(Request[Commands]):
-    """A worker asks for its commands; parked until there are some."""
+    """A worker asks for its commands; parked until there are some. ``received``: the number of the last it acted on."""
 
     METHOD = "worker.commands"
     REPLY = Commands
     ROLES = frozenset({"worker"})
     worker: str
+    received: int = 0
 
 
 # --- operation: gateway to orchestrator ------------------------------------------------------------------------------

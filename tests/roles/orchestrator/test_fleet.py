@@ -1,8 +1,6 @@
-import asyncio
-
-from tetherd.roles.orchestrator.fleet import SILENT, Fleet
+from tetherd.roles.orchestrator.fleet import RETURN, SILENT, Fleet
 from tetherd.types import Digest
-from tetherd.wire.messages import Load, Loaded, Recycle, Report, RunnerState, Unload
+from tetherd.wire.messages import Commands, Load, Loaded, Recycle, Report, RunnerState, Unload
 
 V = Digest("sha256:0")
 
@@ -20,10 +18,10 @@ def test_workers_come_report_and_go() -> None:
     first = fleet.observe(report("a"), 1, now=0.0)
     assert fleet.observe(report("a"), 2, now=4.0) is first
     fleet.observe(report("b"), 2, now=5.0)
-    assert fleet.remove_lost(1) == []  # it has another connection since
+    assert fleet.remove_lost(1, 5.0) == []  # it has another connection since
     assert [worker.report.worker for worker in fleet.remove_silent(4.0 + SILENT + 0.1)] == ["a"]
     assert fleet.get("a") is None
-    assert [worker.report.worker for worker in fleet.remove_lost(2)] == ["b"]
+    assert [worker.report.worker for worker in fleet.remove_lost(2, 9.5)] == ["b"]
     assert list(fleet) == []
 
 
@@ -37,7 +35,7 @@ def test_what_stops_loads_nothing_more() -> None:
     assert [runner.runner for runner in fleet.runners(V)] == ["r"]
 
 
-async def test_commands_wait_until_they_are_fetched() -> None:
+def test_commands_wait_until_they_are_fetched() -> None:
     worker = Fleet().observe(report("a"), None, 0.0)
     load, unload, recycle = Load("m", 1, V), Unload(V), Recycle("r")
     for command in (load, unload, recycle):
@@ -45,9 +43,41 @@ async def test_commands_wait_until_they_are_fetched() -> None:
     assert worker.called.is_set()
     commands = worker.fetch()
     assert (commands.load, commands.unload, commands.recycle) == ([load], [unload], [recycle])
+    worker.obeyed(commands.number)
     assert not worker.called.is_set()
-    assert worker.fetch().load == []
-    await asyncio.sleep(0)
+    assert worker.fetch() == Commands()
+
+
+def test_commands_come_again_until_they_are_received() -> None:
+    worker = Fleet().observe(report("a"), None, 0.0)
+    worker.command(Unload(V))
+    first = worker.fetch()
+    worker.command(Recycle("r"))
+    worker.obeyed(0)
+    assert worker.fetch() == first
+    worker.obeyed(first.number)
+    assert worker.called.is_set()
+    second = worker.fetch()
+    assert (second.unload, second.recycle) == ([], [Recycle("r")])
+    assert second.number > first.number
+
+
+def test_numbers_go_on_where_an_orchestrator_before_this_one_stopped() -> None:
+    worker = Fleet().observe(report("a"), None, 0.0)
+    worker.obeyed(7)
+    worker.command(Unload(V))
+    assert worker.fetch().number == 8
+
+
+def test_a_worker_of_another_host_has_some_time_to_come_back() -> None:
+    fleet = Fleet()
+    fleet.observe(report("a"), 1, 10.0, "node-a")
+    assert fleet.remove_lost(1, 10.5) == []
+    assert fleet.remove_silent(10.5 + RETURN) == []
+    fleet.observe(report("a"), 2, 11.0, "node-a")
+    assert fleet.remove_silent(11.0 + SILENT) == []
+    fleet.remove_lost(2, 15.0)
+    assert [worker.report.worker for worker in fleet.remove_silent(15.1 + RETURN)] == ["a"]
 
 
 def test_a_version_may_be_served_while_a_load_is_on_its_way() -> None:
@@ -56,9 +86,9 @@ def test_a_version_may_be_served_while_a_load_is_on_its_way() -> None:
     assert not fleet.may_serve(V)
     worker.command(Load("m", 1, V))
     assert fleet.may_serve(V)
-    worker.fetch()
+    number = worker.fetch().number
     assert fleet.may_serve(V)
-    worker.obeyed()
+    worker.obeyed(number)
     assert not fleet.may_serve(V)
     for state in ("LOADING", "READY", "UNLOADING"):
         fleet.observe(report("a", loaded(state)), None, 0.0)

@@ -170,7 +170,8 @@ async def test_an_old_report_of_failure_does_not_end_a_new_try() -> None:
     assert [load.fresh for load in commands.load] == [True]
     await bench.report(line, runners=[old])
     assert not ensuring.done()
-    asked = asyncio.ensure_future(line.call(NextCommands("w"), deadline=bench.clock.monotonic() + 5))
+    received = NextCommands("w", commands.number)
+    asked = asyncio.ensure_future(line.call(received, deadline=bench.clock.monotonic() + 5))
     await settle()
     await bench.report(line, runners=[Loaded("w.2", "m", 1, V, "FAILED", "new")])
     with pytest.raises(ModelLoadFailed, match="new"):

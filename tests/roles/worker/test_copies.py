@@ -6,7 +6,7 @@ from tetherd.wire.messages import Load, RunnerState
 def group(*states: RunnerState) -> Group:
     made = Group(Load("m", 1, Digest("sha256:0"), pinned=True), "thread", 100.0)
     for index, state in enumerate(states):
-        copy = Copy(f"w.{index}", 5.0)
+        copy = Copy(iter([f"w.{index}"]), 5.0)
         copy.state, copy.bytes = state, 10
         made.copies.append(copy)
     return made

@@ -7,6 +7,7 @@ is no await, so no decision is made on a state that another one has changed mean
 import asyncio
 import logging
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -17,11 +18,11 @@ from tetherd.policy.balance import Strategy
 from tetherd.policy.queue import Job
 from tetherd.ports import Clock, Context
 from tetherd.roles.orchestrator import refusals
-from tetherd.roles.orchestrator.fleet import Fleet
+from tetherd.roles.orchestrator.fleet import Fleet, Worker
 from tetherd.roles.orchestrator.lane import NEVER, Lane, Lease, Seat
 from tetherd.types import Seconds
 from tetherd.wire import tensors
-from tetherd.wire.messages import Batch, Cancel, Ensure, Finished, Infer, Inferred, Load, Take
+from tetherd.wire.messages import Batch, Cancel, Ensure, Finished, Infer, Inferred, Load, Recycle, Take
 
 _PLACE_AGAIN: Final[Seconds] = 2.0
 _FRAME_ROOM: Final = 64 * 1024
@@ -138,12 +139,15 @@ class Desk:
         """Settle what a runner brings, and park its offer until there is work for it."""
         if take.finished is not None:
             self._settle(take.finished, take.runner, context.node)
+        if context.node:
+            self._compare(take, context)
         if take.last:
             return Batch(0)
         worker = self._fleet.get(take.worker)
         if worker is not None and worker.node != context.node:
             raise refusals.not_yours(take.worker)
         lane = self.lane(take)
+        lane.hear(take)
         seat = Seat(lane, take, worker, context)
         lane.parked.append(seat)
         lane.wanted = NEVER
@@ -174,12 +178,17 @@ class Desk:
         Work that may have spoilt a batch or killed a runner is executed where nothing else is held with it.
         """
         held = lane.held
-        seats = [seat for seat in lane.parked if not seat.waiter.done() and not (seat.worker and seat.worker.saturated)]
+        seats = [seat for seat in lane.parked if self._is_open(seat)]
         free = [seat for seat in seats if seat.runner not in held]
         if not free and not ((oldest := lane.queue.oldest()) and oldest.solo):
             shunned = lane.shunned()
             free = [seat for seat in seats if seat.runner not in shunned]
         return [seat for seat in free if self._due(lane, seat, held.get(seat.runner, 0))]
+
+    def _is_open(self, seat: Seat) -> bool:
+        if seat.waiter.done() or seat.lane.is_suspect(seat.runner):
+            return False
+        return not (seat.worker and seat.worker.saturated)
 
     def _due(self, lane: Lane, seat: Seat, executing: int) -> bool:
         rows = min(seat.take.max_rows, self._limits.max_batch)
@@ -268,24 +277,55 @@ class Desk:
             self._recover(lease, error)
 
     def lose(self, peer: int) -> None:
-        """Take back what the runners behind a connection hold, all that they hold.
+        """Take back what the runners behind a connection hold, now that it has ended.
 
-        The slots of one runner have connections of their own, and the first to end is the word of its end: its other
-        slots must not be handed the work that is taken back.
+        On this host it ends with its process. The slots of one runner have connections of their own there, and the
+        first to end is the word of its end: its other slots must not be handed the work that is taken back. A runner
+        of another host has one connection, and some time to come back with what it holds.
         """
-        leases = self.leases()
-        gone = {lease.runner for lease in leases if lease.peer == peer}
-        for lane in self:
-            gone |= {seat.runner for seat in lane.parked if seat.peer == peer}
-        # Before anything is handed out again.
-        for lane in self:
-            for seat in [seat for seat in lane.parked if seat.runner in gone]:
-                lane.parked.remove(seat)
-                if not seat.waiter.done():
-                    seat.waiter.set_result(Batch(0))  # should it live, it offers again
-        for lease in leases:
-            if lease.runner in gone:
+        held = self.leases()
+        known: list[Seat | Lease] = [*held, *(seat for lane in self for seat in lane.parked)]
+        gone = {one.runner for one in known if one.peer == peer and not one.node}
+        for lane in self:  # before anything is handed out again
+            lane.withdraw(lambda seat: seat.peer == peer or seat.runner in gone)
+        for lease in held:
+            if lease.runner in gone or (lease.peer == peer and lease.is_orphan):
                 self.take_back(lease, "its runner was lost")
+            elif lease.peer == peer:
+                lease.missed = self._clock.monotonic()
+
+    def miss(self, worker: Worker) -> None:
+        """Take back what was held by runners that neither have a connection nor are on their worker any more."""
+        for lease in self.leases():
+            if lease.worker is worker and lease.missed != NEVER and lease.is_orphan:
+                self.take_back(lease, "its runner was lost")
+
+    def run_out(self, lease: Lease) -> None:
+        """Take back what was not brought back in time.
+
+        The runner may hang, or nothing may reach its host any more: no network says so. Whoever is there offers again.
+        """
+        lease.lane.suspect(lease)
+        for lane in self:
+            lane.withdraw(lambda seat: seat.runner == lease.runner or "" != lease.node == seat.node)
+        if lease.worker and lease.missed == NEVER:
+            lease.worker.command(Recycle(lease.runner))
+        self.take_back(lease, "its lease ran out")
+
+    def _compare(self, take: Take, context: Context) -> None:
+        """Find out what became of the batches that a runner of another host was handed on an earlier connection.
+
+        It has one at a time, so none but the one of this offer counts. What it does not hold never reached it.
+        """
+        lane = self.lane(take)
+        earlier = partial(_is_earlier, take.runner, context)
+        lane.withdraw(earlier)
+        for lease in [lease for lease in lane.leases.values() if earlier(lease)]:
+            if lease.id in take.held:
+                lease.peer, lease.missed = context.peer, NEVER
+            else:
+                leases.excuse(lease.jobs)
+                self.take_back(lease, "it did not reach its runner")
 
     def take_back(self, lease: Lease, why: str) -> None:
         """Give the work of a lease that ended badly to other runners."""
@@ -353,3 +393,8 @@ class Desk:
             lane = Lane(request.model, request.number, request.version, self._limits.queue_depth, self._strategy())
             self._lanes[request.version] = lane
         return lane
+
+
+def _is_earlier(runner: str, context: Context, one: Seat | Lease) -> bool:
+    """Whether a runner of another host had an offer or a batch on another connection than its present one."""
+    return (one.runner, one.node) == (runner, context.node) and one.peer != context.peer

@@ -11,6 +11,9 @@ from tetherd.wire.messages import Cancel, Commands, Load, Loaded, Recycle, Repor
 SILENT: Final[Seconds] = 5.0
 """A worker that reported nothing for so long is taken for dead."""
 
+RETURN: Final[Seconds] = 3.0
+"""So long may it take who lost the connection to come back from another host with what it holds."""
+
 
 class Worker:
     """One worker: its last report, batches its runners hold now, and commands it has not fetched yet."""
@@ -25,7 +28,8 @@ class Worker:
         self.unloads: list[Unload] = []
         self.recycles: list[Recycle] = []
         self.cancels: list[Cancel] = []
-        self._fetched: list[Load] = []
+        self._number = 0
+        self._sent: Commands | None = None
         self.called = asyncio.Event()
 
     @property
@@ -46,26 +50,34 @@ class Worker:
         self.called.set()
 
     def fetch(self) -> Commands:
-        """Take the commands that wait."""
-        commands = Commands(self.loads, self.unloads, self.recycles, self.cancels)
-        self._fetched = self.loads
-        self.loads, self.unloads, self.recycles, self.cancels = [], [], [], []
-        self.called.clear()
-        return commands
+        """Return the commands that wait, the same ones until it has said that it received them."""
+        if self._sent is None and self.called.is_set():
+            self._number += 1
+            self._sent = Commands(self.loads, self.unloads, self.recycles, self.cancels, self._number)
+            self.loads, self.unloads, self.recycles, self.cancels = [], [], [], []
+        return self._sent or Commands()
 
-    def obeyed(self) -> None:
-        """Take note that it acted on the commands it fetched: it asks for the next ones only then."""
-        self._fetched = []
+    def obeyed(self, received: int) -> None:
+        """Take note of the number of the last commands that it acted on."""
+        self._number = max(self._number, received)  # of an orchestrator before this one, maybe
+        if self._sent is not None and received >= self._sent.number:
+            self._sent = None
+            if not (self.loads or self.unloads or self.recycles or self.cancels):
+                self.called.clear()
 
     def is_told(self, version: str) -> bool:
         """Whether it was told to load a version and has not acted yet: what it reports of it is of the past."""
-        return any(load.version == version for load in (*self.loads, *self._fetched))
+        return any(load.version == version for load in (*self.loads, *(self._sent.load if self._sent else ())))
 
     def serves(self, runner: str) -> None:
         """Note that a runner is ready, which its own offer may say before its worker does."""
         for loaded in self.report.runners:
             if loaded.runner == runner and loaded.state == "LOADING":
                 loaded.state = "READY"
+
+    def lives(self, runner: str) -> bool:
+        """Whether a runner is one of its own and has not ended, by its last report."""
+        return any(loaded.runner == runner and loaded.state != "FAILED" for loaded in self.report.runners)
 
     def has(self, version: str) -> list[Loaded]:
         """Return its runners of a version, whatever their state."""
@@ -92,6 +104,8 @@ class Fleet:
 
     def __init__(self) -> None:
         self._workers: dict[str, Worker] = {}
+        self.shrunk: Seconds = float("-inf")
+        """When a worker was taken for dead last."""
 
     def __iter__(self) -> Iterator[Worker]:
         return iter(list(self._workers.values()))
@@ -108,13 +122,19 @@ class Fleet:
         worker.report, worker.peer, worker.seen = report, peer, now
         return worker
 
-    def remove_lost(self, peer: int) -> list[Worker]:
-        """Remove and return the workers of a connection that ended."""
-        return self._remove([worker for worker in self if worker.peer == peer])
+    def remove_lost(self, peer: int, now: Seconds) -> list[Worker]:
+        """Remove and return the workers of a connection that ended.
+
+        On this host it ends with its process; a worker of another host has some time to come back.
+        """
+        lost = [worker for worker in self if worker.peer == peer]
+        for worker in lost:
+            worker.seen = min(worker.seen, now - SILENT + RETURN)
+        return self._remove([worker for worker in lost if not worker.node], now)
 
     def remove_silent(self, now: Seconds) -> list[Worker]:
         """Remove and return the workers that stopped reporting."""
-        return self._remove([worker for worker in self if now - worker.seen > SILENT])
+        return self._remove([worker for worker in self if now - worker.seen > SILENT], now)
 
     def rooms(self) -> list[Room]:
         """Return the workers that may load something."""
@@ -137,7 +157,8 @@ class Fleet:
             for worker in self
         )
 
-    def _remove(self, workers: list[Worker]) -> list[Worker]:
+    def _remove(self, workers: list[Worker], now: Seconds) -> list[Worker]:
         for worker in workers:
+            self.shrunk = now
             del self._workers[worker.report.worker]
         return workers

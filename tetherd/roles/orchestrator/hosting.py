@@ -12,7 +12,7 @@ from tetherd.roles.orchestrator.desk import Desk
 from tetherd.roles.orchestrator.fleet import Fleet, Worker
 from tetherd.roles.orchestrator.lane import NEVER
 from tetherd.types import Seconds
-from tetherd.wire.messages import Batch, Commands, Done, Ensure, Load, NextCommands, Release, Report, Unload
+from tetherd.wire.messages import Commands, Done, Ensure, Load, NextCommands, Release, Report, Unload
 
 _POLL: Final[Seconds] = 0.05
 
@@ -39,6 +39,7 @@ class Hosting:
             for seat in lane.parked:
                 if seat.worker is None and (seat.take.worker, seat.node) == (report.worker, context.node):
                     seat.worker = worker
+        self._desk.miss(worker)
         for runner in report.runners:
             self._observe(runner.version, runner.state, runner.reason)
         if known is None:
@@ -69,7 +70,7 @@ class Hosting:
             raise Unavailable("report first", retry_after=0.1)
         if worker.node != context.node:
             raise refusals.not_yours(request.worker)
-        worker.obeyed()
+        worker.obeyed(request.received)
         try:
             async with asyncio.timeout(max(0.0, context.deadline - self._clock.monotonic() - 1.0)):
                 await worker.called.wait()
@@ -136,9 +137,6 @@ class Hosting:
         for lease in [lease for lease in self._desk.leases() if lease.worker is worker]:
             self._desk.take_back(lease, "its worker was lost")
         for lane in self._desk:
-            for seat in [seat for seat in lane.parked if seat.worker is worker]:
-                lane.parked.remove(seat)
-                if not seat.waiter.done():
-                    seat.waiter.set_result(Batch(0))  # the runner may live: it offers again
+            lane.withdraw(lambda seat: seat.worker is worker)
             if lane.in_demand and not lane.parked:
                 self._desk.place(lane, self._clock.monotonic(), again=True)

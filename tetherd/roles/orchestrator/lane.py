@@ -1,6 +1,7 @@
 """One model version's traffic: what waits, who offers to do it, and what is handed out."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Final
 
 from tetherd.policy.balance import Strategy
@@ -13,6 +14,8 @@ from tetherd.types import Digest, Seconds
 from tetherd.wire.messages import Batch, QueueState, Take
 
 NEVER: Final[Seconds] = float("inf")
+
+_SUSPECTS: Final = 256
 
 
 class Seat:
@@ -48,7 +51,7 @@ class Seat:
 class Lease:
     """A batch that a runner holds: its jobs, and until when it must be back."""
 
-    __slots__ = ("deadline", "handed", "id", "jobs", "lane", "node", "peer", "rows", "runner", "worker")
+    __slots__ = ("deadline", "handed", "id", "jobs", "lane", "missed", "node", "peer", "rows", "runner", "worker")
 
     def __init__(self, identity: int, seat: Seat, jobs: list[Job], handed: Seconds, deadline: Seconds) -> None:
         self.id = identity
@@ -61,6 +64,12 @@ class Lease:
         self.rows = sum(job.request.rows or 1 for job in jobs)
         self.handed = handed
         self.deadline = deadline
+        self.missed = NEVER  # since when its runner's connection is gone
+
+    @property
+    def is_orphan(self) -> bool:
+        """Whether its runner has ended, as far as its worker says."""
+        return self.worker is not None and not self.worker.lives(self.runner)
 
 
 class Lane:
@@ -84,6 +93,7 @@ class Lane:
         self.failed: Seconds = -NEVER
         self.settled = asyncio.Event()  # a load ended, in one way or the other
         self.hold: asyncio.TimerHandle | None = None
+        self._suspects: dict[str, int] = {}  # runners that let a lease run out, until they are done with its batch
 
     @property
     def in_demand(self) -> bool:
@@ -101,6 +111,28 @@ class Lane:
         self.held[lease.runner] -= lease.rows
         if not self.held[lease.runner]:
             del self.held[lease.runner]
+
+    def withdraw(self, unwanted: Callable[[Seat], bool]) -> None:
+        """Take offers back; runners that live offer again."""
+        for seat in [seat for seat in self.parked if unwanted(seat)]:
+            self.parked.remove(seat)
+            if not seat.waiter.done():
+                seat.waiter.set_result(Batch(0))
+
+    def suspect(self, lease: "Lease") -> None:
+        """Note that a runner did not bring a batch back in time: it hangs, or nothing reaches it."""
+        self._suspects[lease.runner] = lease.id
+        if len(self._suspects) > _SUSPECTS:
+            del self._suspects[next(iter(self._suspects))]
+
+    def hear(self, take: Take) -> None:
+        """Note by an offer that a runner is done with what it was suspected of."""
+        if self._suspects and self._suspects.get(take.runner) not in take.held:
+            self._suspects.pop(take.runner, None)
+
+    def is_suspect(self, runner: str) -> bool:
+        """Whether a runner may hang."""
+        return runner in self._suspects
 
     def shunned(self) -> set[str]:
         """Return the runners that hold work which may be their end: nothing else should be with it."""

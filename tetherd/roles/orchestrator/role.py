@@ -10,18 +10,16 @@ from tetherd.policy.balance import Strategy
 from tetherd.ports import Clock, Context, Handler
 from tetherd.roles.orchestrator import refusals
 from tetherd.roles.orchestrator.desk import Desk, Limits
-from tetherd.roles.orchestrator.fleet import Fleet
+from tetherd.roles.orchestrator.fleet import RETURN, Fleet
 from tetherd.roles.orchestrator.hosting import Hosting
 from tetherd.roles.orchestrator.lane import Lane, Lease
 from tetherd.types import Seconds
 from tetherd.wire.messages import (
-    Batch,
     Ensure,
     FleetState,
     GetFleet,
     Infer,
     NextCommands,
-    Recycle,
     Release,
     Report,
     Request,
@@ -70,7 +68,7 @@ class Orchestrator:
     def lost(self, peer: int) -> None:
         """Take back what the runners and workers behind a connection held, now that it has ended."""
         self._desk.lose(peer)
-        for worker in self._fleet.remove_lost(peer):
+        for worker in self._fleet.remove_lost(peer, self._clock.monotonic()):
             self._hosting.bury(worker, "connection lost")
 
     async def drain(self, until: Seconds) -> None:
@@ -96,10 +94,7 @@ class Orchestrator:
         for lane in self._desk:
             for job in lane.queue.expire(now):
                 self._desk.refuse(lane, job, refusals.late(job))
-            for seat in [seat for seat in lane.parked if seat.deadline <= now + 1.0]:
-                lane.parked.remove(seat)
-                if not seat.waiter.done():
-                    seat.waiter.set_result(Batch(0))
+            lane.withdraw(lambda seat: seat.deadline <= now + 1.0)
             if lane.in_demand and not lane.parked and not lane.leases:
                 self._desk.place(lane, now)
                 self._fail_fast(lane, now)
@@ -109,11 +104,11 @@ class Orchestrator:
             if job.deadline <= now:
                 self._desk.refuse(lease.lane, job, refusals.late(job))
         if lease.deadline <= now:
-            self._desk.take_back(lease, "its lease ran out")
-            if lease.worker:
-                lease.worker.command(Recycle(lease.runner))
+            self._desk.run_out(lease)
+        elif now - lease.missed > RETURN:
+            self._desk.take_back(lease, "its runner did not come back")
 
     def _fail_fast(self, lane: Lane, now: Seconds) -> None:
-        if not self._fleet.rooms() and now - lane.wanted > placement.FAIL_FAST:
+        if not self._fleet.rooms() and now - max(lane.wanted, self._fleet.shrunk) > placement.FAIL_FAST:
             for job in lane.queue.drain():
                 self._desk.refuse(lane, job, refusals.no_worker(lane.model))

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Final
 
 from tetherd.errors import TetherError
@@ -21,13 +21,18 @@ _log = logging.getLogger("tetherd.worker")
 class Copy:
     """One runner of a version: what it is now, and what it has been seen to do."""
 
-    def __init__(self, identity: str, since: Seconds) -> None:
-        self.id = identity
+    def __init__(self, names: Iterator[str], since: Seconds) -> None:
+        self._names = names
+        self.id = next(names)
         self.state: RunnerState = "LOADING"
         self.reason = ""
         self.since = since
         self.bytes = 0
         self.runner: Runner | None = None
+
+    def rename(self) -> None:
+        """Take another name for the next runner: what is meant for the one before must not meet it."""
+        self.id = next(self._names)
 
 
 class Group:
@@ -111,6 +116,7 @@ class Keeper:
             if pause is None:
                 self._become("FAILED", f"its runner died {Restarts.LIMIT} times within a minute, last: {reason}")
                 return
+            copy.rename()
             self._become("LOADING", "")
             await asyncio.sleep(pause)
 

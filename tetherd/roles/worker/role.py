@@ -81,7 +81,7 @@ class Worker:
         self._clock = clock
         self._groups: dict[str, Group] = {}
         self._known_sources: dict[str, tuple[BlobSource, ...]] = {}
-        self._ids = itertools.count(1)
+        self._names = (f"{place.worker}.{number}" for number in itertools.count(1))
         self._spare: Runner | None = None
         self._spared = asyncio.Event()
         self._changed = asyncio.Event()
@@ -145,14 +145,17 @@ class Worker:
         )
 
     async def _obey(self) -> None:
+        received = 0
         while True:
             try:
-                question = NextCommands(self._place.worker)
+                question = NextCommands(self._place.worker, received)
                 commands = await self._orchestrator.call(question, deadline=self._clock.monotonic() + _PARK)
             except TetherError:
                 await asyncio.sleep(_RETRY)
                 continue
-            self._do(commands)
+            if commands.number > received:  # the same ones come again when an answer or the next question was lost
+                received = commands.number
+                self._do(commands)
 
     def _do(self, commands: Commands) -> None:
         for unload in commands.unload:
@@ -181,7 +184,7 @@ class Worker:
         self._make_room(settings.runners)
         self._groups[load.version] = group
         for _ in range(settings.runners):
-            copy = Copy(f"{self._place.worker}.{next(self._ids)}", self._clock.wall())
+            copy = Copy(self._names, self._clock.wall())
             group.copies.append(copy)
             self._spawn(self._keep(group, copy))
         _log.info("loading", extra={"model": load.model, "version": load.number, "copies": settings.runners})
