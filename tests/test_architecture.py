@@ -63,6 +63,7 @@ ONLY_IN: Final = {
 """Words of code, and the only modules that may use them."""
 
 ENGINES: Final = ("onnxruntime", "onnx", "torch")
+HEAVY: Final = ("cryptography", "zeroconf", "sqlalchemy", "http.client", "ifaddr")
 
 
 def functions(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
@@ -187,3 +188,9 @@ def test_the_daemon_loads_no_engine() -> None:
     code = "import sys, tetherd.daemon; print(*(name for name in sys.argv[1:] if name in sys.modules))"
     done = subprocess.run([sys.executable, "-c", code, *ENGINES], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
+
+
+def test_a_runner_loads_nothing_that_only_networks_need() -> None:
+    code = "import sys, tetherd.runner; print(*(name for name in sys.argv[1:] if name in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code, *HEAVY], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [], "each of a host's runners pays for it"

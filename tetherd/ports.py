@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, Final, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, TypeVar
 
 from tetherd.discovery.diagnosis import Vitals
 from tetherd.discovery.hints import Drop, Hint, Source
@@ -14,10 +14,12 @@ from tetherd.wire.assignments import Assignment, Event
 from tetherd.wire.chunks import Blob, BlobSource
 from tetherd.wire.manifest import Config
 from tetherd.wire.messages import Alias, BlobState, Catalog, FileEntry, Request, Version
-from tetherd.wire.records import Record
 from tetherd.wire.relay import Way
 from tetherd.wire.roster import SignedRoster
 from tetherd.wire.tokens import JoinToken
+
+if TYPE_CHECKING:  # records bring cryptography along, which a runner does without
+    from tetherd.wire.records import Record
 
 R = TypeVar("R")
 
@@ -119,7 +121,7 @@ class Directory(Protocol):
         """Keep a value of this node under a name until it stops; return its number. Raises TetherError."""
         ...
 
-    async def get(self, node: str, name: bytes) -> Record | None:
+    async def get(self, node: str, name: bytes) -> "Record | None":
         """Return what a node last said under a name, None if that is nothing. Raises TetherError."""
         ...
 
