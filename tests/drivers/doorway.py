@@ -179,6 +179,13 @@ def open_files() -> int:
     return len(list(Path("/dev/fd").iterdir()))
 
 
+async def wait_closed(files: int) -> None:
+    """Wait until no more than so many files are open: nng closes its own on threads of its own, later."""
+    async with asyncio.timeout(10):
+        while open_files() > files:  # noqa: ASYNC110 - the kernel sets no event
+            await asyncio.sleep(0.01)
+
+
 async def is_well(doorway: Doorway) -> bool:
     """Tell whether a member is still served, and quickly."""
     with doorway.calling(doorway.member("worker")) as caller:

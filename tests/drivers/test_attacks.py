@@ -16,7 +16,7 @@ from certificates import Issuer, Network, home, named
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-from doorway import MAX, Doorway, Hands, code, frame, is_well, open_files, soon
+from doorway import MAX, Doorway, Hands, code, frame, is_well, open_files, soon, wait_closed
 
 from tetherd.drivers import mutual, nng, tls
 from tetherd.drivers.door import MAX_EXCESS
@@ -70,7 +70,7 @@ async def test_noise_disturbs_nobody(doorway: Doorway) -> None:
             slowest = max(slowest, time.monotonic() - began)
         await noisy
     assert slowest < 2
-    assert open_files() <= files + 4
+    await wait_closed(files + 4)
 
 
 @pytest.mark.parametrize(
@@ -238,7 +238,7 @@ async def test_handshakes_that_never_end_are_ended(doorway: Doorway) -> None:
                     await writer.wait_closed()
         await caller.call(GetFleet(), deadline=soon())
         assert doorway.contexts[0].peer == doorway.contexts[1].peer  # who was there stayed
-    assert open_files() <= files + 6
+    await wait_closed(files + 6)
 
 
 async def test_a_handshake_and_then_nothing_is_ended(doorway: Doorway) -> None:
@@ -469,7 +469,7 @@ async def test_a_connection_that_ends_as_it_begins_leaves_nothing(doorway: Doorw
     await attack(touch)
     await asyncio.sleep(1.5)  # nng does not tell of all their ends: a second later they are looked for
     assert not doorway.door._nodes
-    assert open_files() <= files + 2
+    await wait_closed(files + 2)
 
 
 # --- a hostile server ------------------------------------------------------------------------------------------------

@@ -82,6 +82,8 @@ def test_loading_and_unloading_returns_memory(host: Host, isolation: str) -> Non
         daemon.call("POST", "/api/v1/models/large/unload").ok()
 
     def at_rest() -> int:
+        versions = lambda: daemon.get("/api/v1/models/large")["versions"]  # noqa: E731
+        until(lambda: not any(one["runners"] for one in versions()), "the model is unloaded")
         until(lambda: len(daemon.remember()) == 1, "only the spare runner is left")
         return anonymous(daemon)
 

@@ -95,7 +95,14 @@ def values(kind: Any) -> st.SearchStrategy[Any]:
 
 def of(kind: Any) -> st.SearchStrategy[Any]:
     origin, arguments = getattr(kind, "__origin__", None), getattr(kind, "__args__", ())
-    simple = {Tensor: tensors, Failure: failures, str: texts, float: st.floats(-1e9, 1e9), bool: st.booleans()}
+    simple = {
+        Tensor: tensors,
+        Failure: failures,
+        str: texts,
+        bytes: st.binary(max_size=40),
+        float: st.floats(-1e9, 1e9),
+        bool: st.booleans(),
+    }
     if kind in simple:
         return simple[kind]
     if kind is int:
@@ -107,7 +114,7 @@ def of(kind: Any) -> st.SearchStrategy[Any]:
     if origin is tuple:
         return st.lists(of(arguments[0]), max_size=3).map(tuple)
     if origin is dict:
-        return details
+        return details if Any in arguments else st.dictionaries(of(arguments[0]), of(arguments[1]), max_size=3)
     if str(origin) == "typing.Literal":
         return st.sampled_from(arguments)
     if type(None) in arguments:
