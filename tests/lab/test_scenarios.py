@@ -108,6 +108,7 @@ def test_a_router_gets_another_address_and_forgets_its_connections(lab: Lab, fle
         lab.readdress(home.router)
         home.rebind()
         traffic.wait()
+    assert traffic.errors() == []
     # Neither end is told: both find out by themselves that nothing comes any more, one after the other.
     assert traffic.longest_gap() < 2 * NOTICED
 

@@ -2,6 +2,7 @@
 
 import json
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -204,6 +205,35 @@ def test_another_root_takes_over_and_all_that_joined_go_on(pair: Pair) -> None:
     until(lambda: pair.a.infer("digits", EXAMPLE["inputs"]).status == 200, "digits is served again")
     pair.b.ctl("cluster", "leave", "-y")
     pair.join()
+
+
+def test_no_request_fails_while_the_root_changes(pair: Pair) -> None:
+    pair.a.ctl("models", "push", str(DIGITS))
+    pair.join()
+    pair.infer()
+    answers: list[tuple[int, bytes]] = []
+    ended = threading.Event()
+
+    def ask() -> None:
+        while not ended.is_set():
+            answer = pair.a.infer("digits", EXAMPLE["inputs"])
+            answers.append((answer.status, answer.body if answer.status != 200 else b""))
+
+    clients = [threading.Thread(target=ask) for _ in range(2)]
+    for client in clients:
+        client.start()
+    try:
+        for _ in range(3):
+            until(
+                lambda: pair.a.ctl("cluster", "ca", "rotate", "-y", code=None).returncode == 0, "the next step is taken"
+            )
+            began = len(answers)
+            until(lambda: len(answers) > began + 100, "requests are answered")
+    finally:
+        ended.set()
+        for client in clients:
+            client.join()
+    assert [answer for answer in answers if answer[0] != 200] == []
 
 
 def test_a_key_that_others_can_read_stops_the_daemon(pair: Pair, host: Host) -> None:
