@@ -70,7 +70,7 @@ def made(root: Path, network: Network | None) -> Models:
 
 async def test_alone_it_holds_everything_and_serves_nobody(tmp_path: Path) -> None:
     models = made(tmp_path, None)
-    assert models.duties == []
+    assert models.listeners == []
     found = await models.routes()[GetHoldings](GetHoldings(), Context(0.0))
     assert (found.wanted, len(found.holders)) == (1, 1)
     models.close()
@@ -97,7 +97,7 @@ async def test_a_follower_changes_nothing_and_takes_no_reports(tmp_path: Path) -
 async def test_blobs_are_served_in_a_network(tmp_path: Path) -> None:
     models = made(tmp_path, Network(""))
     ready = asyncio.Event()
-    (duty,) = models.duties
+    (duty,) = models.listeners
     running = asyncio.create_task(duty(ready.set))
     await asyncio.wait_for(ready.wait(), 10)
     running.cancel()
