@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
@@ -20,7 +21,7 @@ from tetherd.drivers.processes import ProcessLauncher, RunnerProcess
 from tetherd.drivers.rpc import Server
 from tetherd.ports import Context
 from tetherd.types import Digest, Signature, Tensor, TensorSpec
-from tetherd.wire.assignments import Assignment, Event
+from tetherd.wire.assignments import Assignment, Event, Site
 from tetherd.wire.manifest import Config, build, digest_of, encode_config
 from tetherd.wire.messages import Batch, Chunk, FileEntry, Finished, GetBlob, GetManifest, Take
 
@@ -88,7 +89,7 @@ class World:
             "double",
             1,
             version or digest_of(self.listing),
-            self.address,
+            (Site(self.address),),
             self.address,
             str(self.directory / "cache"),
             1,
@@ -155,6 +156,17 @@ async def test_it_loads_serves_delivers_and_leaves() -> None:
         assert await code(process) == 0
         await made.lost.wait()
         assert await process.event() is None
+
+
+async def test_it_serves_every_orchestrator_that_it_is_assigned() -> None:
+    async with world(model()) as made, world(model()) as other, runner() as process, asyncio.timeout(40):
+        sites = (Site(f"ipc://{made.directory}/nobody"), Site(made.address), Site(other.address))
+        await process.assign(msgspec.structs.replace(made.assignment(), orchestrators=sites))
+        await process.event()
+        for number, desk in enumerate((made, other, made), 1):
+            desk.work.put_nowait(made.batch(number, 1.0))
+            answer = await desk.finished.get()
+            assert (answer.batch, answer.failure) == (number, None)
 
 
 async def test_what_it_executes_when_told_to_stop_is_delivered() -> None:

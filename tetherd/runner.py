@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def _run(assignment: Assignment, events: Any) -> None:
-    orchestrator = dial(assignment, assignment.orchestrator, assignment.orchestrator_node)
+    orchestrators = [dial(assignment, site.address, site.node) for site in assignment.orchestrators]
     try:
         engine = load(assignment, _Fetching(events))
     except (TetherError, MemoryError) as error:
@@ -59,9 +59,8 @@ def _run(assignment: Assignment, events: Any) -> None:
     # Before the first offer: the worker must not hear of an end before it knows of the beginning.
     events.write(encode(Event("loaded", bytes=_own_bytes())))
     slots = Slots(assignment, engine, time.sleep)
-    threads = [threading.Thread(target=_serve, args=(slots, orchestrator), daemon=True) for _ in range(SLOTS)]
-    for thread in threads:
-        thread.start()
+    for orchestrator in orchestrators * SLOTS:
+        threading.Thread(target=_serve, args=(slots, orchestrator), daemon=True).start()
     _attend(engine, slots, events)
     _leave(engine, slots)
 

@@ -18,6 +18,7 @@ from tetherd.drivers.clock import SystemClock
 from tetherd.errors import Conflict
 from tetherd.ports import Context
 from tetherd.types import Credentials
+from tetherd.wire.assignments import Site
 from tetherd.wire.messages import Commit, WatchCatalog
 from tetherd.wire.replication import GetHoldings, ReportHoldings
 from tetherd.wire.roster import Member
@@ -60,8 +61,11 @@ class Network:
     def roles_of(self, node: str) -> Any:
         return ("worker",) if node == "friend" else None
 
-    def caller(self, role: str) -> Any:
-        return SimpleNamespace(role=role)
+    def sites(self, role: str) -> list[Site]:
+        return [Site(f"tls+tcp://{role}", self._primary)]
+
+    def caller(self, site: Site) -> Any:
+        return SimpleNamespace(site=site)
 
 
 def made(root: Path, network: Network | None) -> Models:

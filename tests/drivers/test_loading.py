@@ -79,7 +79,7 @@ async def test_it_fetches_verifies_loads_and_prunes(directory: Path) -> None:
 
     def assignment(version: str) -> Assignment:
         cache = str(directory / "cache")
-        return Assignment("r", "w", "m", 1, Digest(version), address, address, cache, 1, 1 << 30, 4 << 20, keep=1)
+        return Assignment("r", "w", "m", 1, Digest(version), (), address, cache, 1, 1 << 30, 4 << 20, keep=1)
 
     async with asyncio.timeout(20):
         engine = await asyncio.to_thread(load, assignment(versions[0]))
@@ -115,7 +115,7 @@ def test_from_other_hosts_it_needs_no_manager_of_its_own(hosts: Hosts, directory
     listing = build("digits", [FileEntry("model.onnx", digest_of(model), len(model))], CONFIG)
     sources = (hosts.fair(shelf()), hosts.fair(shelf(model, CONFIG, listing)))
     assignment = Assignment(
-        *("r", "w", "m", 1, digest_of(listing), "", "", str(directory / "cache"), 1, 1 << 30, 4 << 20),
+        *("r", "w", "m", 1, digest_of(listing), (), "", str(directory / "cache"), 1, 1 << 30, 4 << 20),
         sources=sources,
         identity=settle(directory / "identity"),
     )

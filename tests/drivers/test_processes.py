@@ -9,9 +9,9 @@ import pytest
 from tetherd.drivers.processes import RunnerProcess
 from tetherd.errors import Unavailable
 from tetherd.types import Digest
-from tetherd.wire.assignments import Assignment, Event
+from tetherd.wire.assignments import Assignment, Event, Site
 
-ASSIGNMENT = Assignment("r", "w", "m", 1, Digest("sha256:0"), "o", "c", "d", 1, 0, 0)
+ASSIGNMENT = Assignment("r", "w", "m", 1, Digest("sha256:0"), (Site("o"),), "c", "d", 1, 0, 0)
 
 
 async def start(script: str) -> RunnerProcess:

@@ -88,10 +88,14 @@ def test_who_is_dialled_for_a_role() -> None:
 
 
 def test_what_a_composition_rests_on_changes_with_the_nodes_it_calls_and_no_others() -> None:
-    before = anchors(standing(FOUNDER), ("worker",))
-    assert before == anchors(standing(FOUNDER, SECOND, MUTE), ("worker",))
-    assert before != anchors(standing(SECOND), ("worker",))
-    assert before != anchors(standing(msgspec.structs.replace(FOUNDER, addresses=("h:9",))), ("worker",))
+    before = anchors(standing(FOUNDER), ("gateway",))
+    assert before == anchors(standing(FOUNDER, SECOND, MUTE), ("gateway",))
+    assert before != anchors(standing(SECOND), ("gateway",))
+    assert before != anchors(standing(msgspec.structs.replace(FOUNDER, addresses=("h:9",))), ("gateway",))
+    worker = anchors(standing(FOUNDER), ("worker",))
+    assert worker == anchors(standing(FOUNDER, MUTE), ("worker",))
+    assert worker != anchors(standing(FOUNDER, SECOND), ("worker",))  # it serves every orchestrator
+    assert anchors(standing(FOUNDER, SECOND), ("orchestrator", "worker", "manager")) != []
     assert anchors(standing(SECOND), ("orchestrator", "manager")) == []
 
 

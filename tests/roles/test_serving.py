@@ -9,10 +9,10 @@ from tetherd.ports import Context
 from tetherd.roles.serving import SLOTS, Inline, Slots, Turns, execute, take
 from tetherd.testing import FakeEngine, LoopClock, simulate
 from tetherd.types import Digest, Tensor
-from tetherd.wire.assignments import Assignment
+from tetherd.wire.assignments import Assignment, Site
 from tetherd.wire.messages import Batch, Finished, Request, Take
 
-ASSIGNMENT = Assignment("r", "w", "m", 1, Digest("sha256:0"), "o", "c", "d", 1, 0, 0)
+ASSIGNMENT = Assignment("r", "w", "m", 1, Digest("sha256:0"), (Site("o"),), "c", "d", 1, 0, 0)
 X = Tensor("x", "INT64", (1,), bytes(8))
 
 
@@ -182,8 +182,8 @@ class Desk:
 def test_inline_slots_serve_and_tell_why_they_could_not_deliver() -> None:
     async def main() -> None:
         desk = Desk()
-        inline = Inline(ASSIGNMENT, FakeEngine(), desk, LoopClock())  # type: ignore[arg-type]
-        task = asyncio.create_task(inline.serve())
+        inline = Inline(ASSIGNMENT, FakeEngine(), LoopClock())
+        task = asyncio.create_task(inline.serve(desk))  # type: ignore[arg-type]
         for answer in (Batch(1, [X]), TooLarge("9 GB"), QueueFull("x"), Batch(0), Batch(2, [X])):
             desk.work.put_nowait(answer)
         await asyncio.sleep(5)
@@ -202,7 +202,7 @@ def test_inline_slots_leave_with_nothing_undelivered() -> None:
     async def main() -> None:
         desk = Desk()
         gate = asyncio.Event()
-        inline = Inline(ASSIGNMENT, FakeEngine(), desk, LoopClock())  # type: ignore[arg-type]
+        inline = Inline(ASSIGNMENT, FakeEngine(), LoopClock())
         execute_now = inline._execute
 
         async def slowly(batch: Batch) -> Finished:
@@ -210,7 +210,7 @@ def test_inline_slots_leave_with_nothing_undelivered() -> None:
             return await execute_now(batch)
 
         inline._execute = slowly  # type: ignore[method-assign]
-        tasks = [asyncio.create_task(inline.serve()) for _ in range(SLOTS)]
+        tasks = [asyncio.create_task(inline.serve(desk)) for _ in range(SLOTS)]  # type: ignore[arg-type]
         desk.work.put_nowait(Batch(1, [X]))
         await asyncio.sleep(0.1)
         inline.leave()
@@ -264,3 +264,22 @@ def test_what_nobody_waits_for_any_more_is_ended() -> None:
     turns.give_up(7, 0.0)
     executing.join(5)
     assert not executing.is_alive()
+
+
+def test_inline_slots_serve_several_orchestrators_in_turns() -> None:
+    async def main() -> None:
+        desks = [Desk(), Desk()]
+        inline = Inline(ASSIGNMENT, FakeEngine(), LoopClock())
+        tasks = [asyncio.create_task(inline.serve(desk)) for desk in desks]  # type: ignore[arg-type]
+        for at, desk in enumerate(desks):
+            desk.work.put_nowait(Batch(1 + at, [X]))
+        await asyncio.sleep(1)
+        assert [[one.batch for one in desk.finished] for desk in desks] == [[1], [2]]
+        desks[0].work.put_nowait(Unreachable("killed"))
+        desks[1].work.put_nowait(Batch(3, [X]))
+        await asyncio.sleep(1)
+        assert [one.batch for one in desks[1].finished] == [2, 3]
+        for task in tasks:
+            task.cancel()
+
+    simulate(main)

@@ -2,14 +2,14 @@
 
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tetherd import __version__
 from tetherd.config.schema import Config
 from tetherd.daemon.finding import diagnosis
 from tetherd.daemon.models import Models
-from tetherd.daemon.network import Duty, Network, Place
+from tetherd.daemon.network import Duty, Network
 from tetherd.daemon.relays import relay
 from tetherd.drivers.diagnosis import explain
 from tetherd.drivers.http import HttpServer
@@ -34,7 +34,7 @@ from tetherd.roles.worker import Place as WorkerPlace
 from tetherd.roles.worker import Worker
 from tetherd.roles.worker.inline import InlineLauncher
 from tetherd.types import Finding, RoleName, Seconds
-from tetherd.wire.assignments import Assignment
+from tetherd.wire.assignments import Assignment, Site
 from tetherd.wire.messages import Request
 
 
@@ -132,21 +132,26 @@ class Daemon:
         if self._orchestrator:
             self._orchestrator.lost(peer)
 
-    def _place(self, role: RoleName) -> Place:
-        """Return where other processes, runners among them, reach a role; an empty address where it is nowhere."""
-        if self._hosts(role):
-            return Place(self._config.rpc.listen)
+    def _sites(self, role: RoleName) -> list[Site]:
+        """Return where other processes, runners among them, reach a role, this host first."""
         configured = self._config.peers.orchestrator if role == "orchestrator" else self._config.peers.manager
-        found = self._network.place(role) if self._network and not configured else None
-        return found or Place(configured)
+        here = [Site(self._config.rpc.listen)] if self._hosts(role) else []
+        if configured:
+            return here or [Site(configured)]
+        return here + (self._network.sites(role) if self._network else [])
 
     def _caller(self, role: RoleName) -> Caller:
         if self._hosts(role):
             return self._local
-        place = self._place(role)
-        if not place.address:
+        sites = self._sites(role)
+        if not sites:
             return NobodyCaller(role, *self._absence(role))
-        return self._network.several(role) if self._network and place.node else self._dial(place.address)
+        return self._network.several(role) if self._network and sites[0].node else self._dial(sites[0].address)
+
+    def _orchestrators(self, sites: Sequence[Site]) -> list[Caller]:
+        """Return the caller of each orchestrator; while there is none, one who says so."""
+        own = [self._caller("orchestrator")] if not (sites and sites[0].node) else []
+        return own + ([self._network.caller(site) for site in sites if site.node] if self._network else [])
 
     def _absence(self, role: RoleName) -> tuple[str, str]:
         if self._network is None:
@@ -209,18 +214,15 @@ class Daemon:
 
     def _worker(self) -> Worker:
         config = self._config
-        caller, orchestrator, manager = (
-            self._caller("orchestrator"),
-            self._place("orchestrator"),
-            self._place("manager"),
-        )
+        sites = self._sites("orchestrator")
+        orchestrators = self._orchestrators(sites)
+        manager = next(iter(self._sites("manager")), Site(""))
         place = WorkerPlace(
             # Two workers may share a host and its name; an id is one worker's, for its life.
             worker=f"{config.node.name}-{secrets.token_hex(2)}",
             node=config.node.name,
             node_id=self._network.node if self._network else "",
-            orchestrator=orchestrator.address,
-            orchestrator_node=orchestrator.node,
+            orchestrators=tuple(sites),
             manager=manager.address,
             manager_node=manager.node,
             identity=self._identity,
@@ -232,11 +234,11 @@ class Daemon:
         return Worker(
             place=place,
             settings=config.worker,
-            orchestrator=caller,
+            orchestrators=orchestrators,
             manager=self._caller("manager"),
             launchers={
                 "process": ProcessLauncher(),
-                "thread": InlineLauncher(_load_here, caller, self._clock),
+                "thread": InlineLauncher(_load_here, orchestrators, self._clock),
             },
             clock=self._clock,
         )

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from tetherd.config import addresses
 from tetherd.config.schema import Config
@@ -20,6 +20,7 @@ from tetherd.policy.membership import DIALABLE, Standing
 from tetherd.ports import Clock
 from tetherd.roles.membership import Membership
 from tetherd.types import Credentials, RoleName
+from tetherd.wire.assignments import Site
 from tetherd.wire.messages import Ensure, GetBlob, GetFleet, GetManifest, Infer, Release, Request, WatchCatalog
 from tetherd.wire.relay import Service
 from tetherd.wire.replication import GetHoldings
@@ -33,13 +34,6 @@ SHARED: Final[Mapping[RoleName, frozenset[type[Request[Any]]]]] = {
     "manager": frozenset({WatchCatalog, GetHoldings, GetManifest, GetBlob}),
 }
 """What any node with the role may answer; everything else is for the first one alone."""
-
-
-class Place(NamedTuple):
-    """Where a role is: the RPC address to dial, and the node to expect there (empty = this host)."""
-
-    address: str
-    node: str = ""
 
 
 class Network:
@@ -97,15 +91,14 @@ class Network:
         host = addresses.split(me.addresses[0])[0] if me and me.addresses else "127.0.0.1"
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
-    def place(self, role: RoleName) -> Place | None:
-        """Return where another node hosts a role."""
+    def sites(self, role: RoleName) -> list[Site]:
+        """Return where other nodes host a role, the first one first."""
         found = policy.hosts(self._standing.roster, role, self._standing.node)
-        return Place(f"{TLS}{found[0].addresses[0]}", found[0].node) if found else None
+        return [Site(f"{TLS}{each.addresses[0]}", each.node) for each in found]
 
-    def caller(self, role: RoleName) -> RemoteCaller | None:
-        """Return the caller of the first other node that has a role."""
-        place = self.place(role)
-        return None if place is None else self._reach(place.node, place.address.removeprefix(TLS))
+    def caller(self, site: Site) -> RemoteCaller:
+        """Return the caller of the roles of another node."""
+        return self._reach(site.node, site.address.removeprefix(TLS))
 
     def several(self, role: RoleName) -> SeveralCaller:
         """Return the caller of all other nodes that have a role, of those that come later too."""

@@ -95,11 +95,21 @@ def dialable(roster: Roster, me: str) -> dict[str, tuple[str, ...]]:
 
 
 def anchors(standing: Standing, roles: Collection[RoleName]) -> list[tuple[str, tuple[str, ...]]]:
-    """Return what a host's composition rests on besides its own roles: the nodes whose roles it calls, and where."""
-    called = [hosts(standing.roster, role, standing.node) for role in CALLED if role not in roles]
-    if "manager" in roles and (first := primary(standing.roster)) and first.node != standing.node:
-        called.append([first])
-    return [(found[0].node, found[0].addresses[:1]) for found in called if found]
+    """Return what a host's composition rests on besides its own roles: the nodes whose roles it calls, and where.
+
+    A worker serves every orchestrator.
+    """
+    roster, me = standing.roster, standing.node
+    called: list[Member] = []
+    for role in CALLED:
+        found = hosts(roster, role, me)
+        if role == "orchestrator" and "worker" in roles:
+            called += found
+        elif role not in roles:
+            called += found[:1]
+    if "manager" in roles and (first := primary(roster)) and first.node != me:
+        called.append(first)
+    return [(each.node, each.addresses[:1]) for each in called]
 
 
 def find(members: Iterable[Member], word: str) -> Member:

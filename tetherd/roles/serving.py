@@ -15,7 +15,7 @@ from tetherd.wire.assignments import Assignment
 from tetherd.wire.messages import Batch, Finished, Take
 
 SLOTS: Final = 2
-"""One batch that executes and one that is held ready."""
+"""One batch that executes and one that is held ready, for each orchestrator; all of them take turns."""
 
 PARK: Final[Seconds] = 4.0
 """A take that found no work is answered after so long, and offered again: networks lose connections without a word."""
@@ -113,7 +113,7 @@ class Outcome:
 
 
 class Slots:
-    """The slots of a runner process: each a thread that offers, executes and delivers.
+    """The slots of a runner process: each a thread that offers to one orchestrator, executes and delivers.
 
     ``exchange`` sends a take, calls back when it is sent, and waits for its batch, however long that takes; it raises
     TetherError when the orchestrator cannot be reached, and is called again after ``pause``. ``executed`` counts the
@@ -196,9 +196,8 @@ def take(assignment: Assignment, finished: Finished | None, *, held: set[int], l
 class Inline:
     """The slots of a runner hosted inside the worker's process, where its requests need no encoding."""
 
-    def __init__(self, assignment: Assignment, engine: Engine, caller: Caller, clock: Clock) -> None:
+    def __init__(self, assignment: Assignment, engine: Engine, clock: Clock) -> None:
         self._assignment = assignment
-        self._caller = caller
         self._clock = clock
         self._turn = asyncio.Lock()
         self._inlining = Inlining()
@@ -207,20 +206,20 @@ class Inline:
         self._parked: set[asyncio.Task[None]] = set()
         self.executed = 0
 
-    async def serve(self) -> None:
-        """Serve one slot until cancelled or told to leave."""
+    async def serve(self, orchestrator: Caller) -> None:
+        """Serve one slot with an orchestrator's work, until cancelled or told to leave."""
         task = asyncio.current_task()
         assert task is not None
         outcome = Outcome()
         try:
             while not self._leaving:
                 self._parked.add(task)
-                batch = await self._offer(outcome)
+                batch = await self._offer(orchestrator, outcome)
                 self._parked.discard(task)
                 if batch.id:
                     outcome.tell(await self._execute(batch))
             if outcome.finished is not None:
-                await self._offer(outcome, last=True)
+                await self._offer(orchestrator, outcome, last=True)
         finally:
             self._parked.discard(task)
             del task  # a task whose frame names it keeps itself alive, and the engine with it
@@ -231,12 +230,12 @@ class Inline:
         for task in self._parked:
             task.cancel()
 
-    async def _offer(self, outcome: Outcome, *, last: bool = False) -> Batch:
+    async def _offer(self, orchestrator: Caller, outcome: Outcome, *, last: bool = False) -> Batch:
         deadline = self._clock.monotonic() + PARK
         offer = take(self._assignment, outcome.finished, last=last, held=self._turns.held)
         self._turns.release(outcome.finished)
         try:
-            batch = await self._caller.call(offer, deadline=deadline)
+            batch = await orchestrator.call(offer, deadline=deadline)
         except TetherError as error:
             pause = outcome.observe(error)
             if outcome.finished is not None:

@@ -18,6 +18,7 @@ from tetherd.roles.worker.role import Place
 from tetherd.testing.runners import FakeEngine, FakeLauncher, FakeRunner
 from tetherd.testing.time import LoopClock
 from tetherd.types import Digest, Seconds, Tensor
+from tetherd.wire.assignments import Site
 from tetherd.wire.messages import Catalog, FleetState, GetFleet, Infer, Inferred, Request, WatchCatalog
 
 R = TypeVar("R")
@@ -206,13 +207,13 @@ class Cluster:
             place=Place(
                 worker=f"w{number}",
                 node=f"node{number}",
-                orchestrator="local",
+                orchestrators=(Site("local"),),
                 manager="local",
                 cache_dir="nowhere",
                 max_message=1 << 24,
             ),
             settings=settings or self._settings,
-            orchestrator=connection,
+            orchestrators=[connection],
             manager=manager,
             launchers={"process": launcher, "thread": launcher},
             clock=self.clock,

@@ -8,12 +8,18 @@ from tetherd.types import Digest
 from tetherd.wire.chunks import BlobSource
 
 
+class Site(msgspec.Struct, frozen=True):
+    """Where a role is: the address to dial, and the node to expect there, empty for this host."""
+
+    address: str
+    node: str = ""
+
+
 class Assignment(msgspec.Struct, frozen=True):
     """What a runner is to be: the version it loads, where it fetches it, and where it takes work from.
 
     ``sources``: managers of other hosts to fetch from; none = ask ``manager``. ``identity``: the directory of the
-    credentials that this host shows them. ``orchestrator_node`` and ``manager_node``: the nodes to expect at those
-    addresses, empty for this host.
+    credentials that this host shows them. ``manager_node``: the node to expect there, empty for this host.
     """
 
     runner: str
@@ -21,7 +27,7 @@ class Assignment(msgspec.Struct, frozen=True):
     model: str
     number: int
     version: Digest
-    orchestrator: str
+    orchestrators: tuple[Site, ...]
     manager: str
     cache_dir: str
     threads: int
@@ -33,7 +39,6 @@ class Assignment(msgspec.Struct, frozen=True):
     log_format: Literal["auto", "json", "pretty"] = "json"
     sources: tuple[BlobSource, ...] = ()
     identity: str = ""
-    orchestrator_node: str = ""
     manager_node: str = ""
 
 

@@ -9,9 +9,9 @@ from tetherd.ports import Engine
 from tetherd.roles.worker.inline import InlineLauncher
 from tetherd.testing import Cluster, FakeEngine, request, simulate
 from tetherd.types import Digest
-from tetherd.wire.assignments import Assignment, Event
+from tetherd.wire.assignments import Assignment, Event, Site
 
-ASSIGNMENT = Assignment("r", "w9", "m", 1, Digest("sha256:m-1"), "o", "c", "d", 1, 0, 0)
+ASSIGNMENT = Assignment("r", "w9", "m", 1, Digest("sha256:m-1"), (Site("o"),), "c", "d", 1, 0, 0)
 
 
 def launcher(cluster: Cluster, engine: Engine | Exception) -> InlineLauncher:
@@ -20,7 +20,7 @@ def launcher(cluster: Cluster, engine: Engine | Exception) -> InlineLauncher:
             raise engine
         return engine
 
-    return InlineLauncher(load, LocalCaller(cluster.orchestrator.routes()), cluster.clock)
+    return InlineLauncher(load, [LocalCaller(cluster.orchestrator.routes())], cluster.clock)
 
 
 def test_it_serves_without_a_process() -> None:
@@ -85,7 +85,7 @@ def test_it_survives_its_worker_being_taken_for_dead() -> None:
     async def main() -> None:
         async with Cluster(workers=1) as cluster:
             runner = await launcher(cluster, FakeEngine()).launch()
-            await runner.assign(Assignment("r", "w0", "m", 1, Digest("sha256:m-1"), "o", "c", "d", 1, 0, 0))
+            await runner.assign(Assignment("r", "w0", "m", 1, Digest("sha256:m-1"), (Site("o"),), "c", "d", 1, 0, 0))
             await asyncio.sleep(0.1)
             cluster.tasks[0].cancel()
             cluster.connections[0].cut()

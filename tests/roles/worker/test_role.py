@@ -310,12 +310,13 @@ async def test_a_runner_that_does_not_stop_is_ended_in_time() -> None:
 @simulated
 async def test_an_orchestrator_that_does_not_answer_is_tried_until_it_does() -> None:
     async with Cluster() as cluster:
-        orchestrator = cluster.workers[0]._orchestrator
+        (link,) = cluster.workers[0]._links
+        orchestrator = link._orchestrator
         down = cluster.connect()
         down.cut()
-        cluster.workers[0]._orchestrator = down
+        link._orchestrator = down
         await asyncio.sleep(10)
         assert (await cluster.fleet()).workers == []
-        cluster.workers[0]._orchestrator = orchestrator
+        link._orchestrator = orchestrator
         await asyncio.sleep(1)
         assert len((await cluster.fleet()).workers) == 1

@@ -47,10 +47,10 @@ def holder(node: str, *, alive: bool = True, held: bool = True) -> HolderState:
 
 def worker(manager: Manager, node_id: str = "me") -> Worker:
     place = Place(
-        worker="w", node="w", orchestrator="", manager="", cache_dir="", max_message=1, identity="i", node_id=node_id
+        worker="w", node="w", orchestrators=(), manager="", cache_dir="", max_message=1, identity="i", node_id=node_id
     )
     settings = Settings(memory_limit=1, max_concurrency=1, spare=False)
-    return Worker(place=place, settings=settings, orchestrator=manager, manager=manager, launchers={}, clock=Clock())
+    return Worker(place=place, settings=settings, orchestrators=[], manager=manager, launchers={}, clock=Clock())
 
 
 async def test_those_who_hold_it_and_are_there_are_its_sources() -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from tetherd.errors import TetherError
 from tetherd.ports import Caller, Clock, Engine
@@ -14,9 +14,9 @@ from tetherd.wire.assignments import Assignment, Event
 class InlineRunner:
     """One runner whose slots are tasks of this event loop."""
 
-    def __init__(self, load: Callable[[Assignment], Engine], orchestrator: Caller, clock: Clock) -> None:
+    def __init__(self, load: Callable[[Assignment], Engine], orchestrators: Sequence[Caller], clock: Clock) -> None:
         self._load = load
-        self._orchestrator = orchestrator
+        self._orchestrators = orchestrators
         self._clock = clock
         self._serving: asyncio.Task[None] | None = None
         self._inline: Inline | None = None
@@ -66,9 +66,9 @@ class InlineRunner:
             self._events.put_nowait(None)
 
     async def _execute(self, assignment: Assignment, engine: Engine) -> None:
-        inline = self._inline = Inline(assignment, engine, self._orchestrator, self._clock)
+        inline = self._inline = Inline(assignment, engine, self._clock)
         async with asyncio.TaskGroup() as group:
-            slots = [group.create_task(inline.serve()) for _ in range(SLOTS)]
+            slots = [group.create_task(inline.serve(one)) for one in self._orchestrators for _ in range(SLOTS)]
             watch = group.create_task(self._watch(engine, inline))
             self._events.put_nowait(Event("loaded", bytes=engine.bytes))
             await asyncio.wait(slots)
@@ -87,11 +87,11 @@ class InlineRunner:
 class InlineLauncher:
     """Makes runners inside this process."""
 
-    def __init__(self, load: Callable[[Assignment], Engine], orchestrator: Caller, clock: Clock) -> None:
+    def __init__(self, load: Callable[[Assignment], Engine], orchestrators: Sequence[Caller], clock: Clock) -> None:
         self._load = load
-        self._orchestrator = orchestrator
+        self._orchestrators = orchestrators
         self._clock = clock
 
     async def launch(self) -> InlineRunner:
         """Return a runner that waits for its assignment."""
-        return InlineRunner(self._load, self._orchestrator, self._clock)
+        return InlineRunner(self._load, self._orchestrators, self._clock)

@@ -1,11 +1,11 @@
-"""The worker role: does what the orchestrator commands, reports what is loaded, and keeps memory within its limit."""
+"""The worker role: does what orchestrators command, reports what is loaded, and keeps memory within its limit."""
 
 import asyncio
 import contextlib
 import itertools
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -17,14 +17,14 @@ from tetherd.policy import placement
 from tetherd.policy.catalog import View
 from tetherd.ports import Caller, Clock, Handler, Launcher, Runner
 from tetherd.roles.worker.copies import Copy, Group, Keeper, stop
+from tetherd.roles.worker.link import HEARTBEAT, Link
 from tetherd.types import Isolation, Seconds, parse_reference
-from tetherd.wire.assignments import Assignment
+from tetherd.wire.assignments import Assignment, Site
 from tetherd.wire.chunks import BlobSource
 from tetherd.wire.messages import (
     Catalog,
     Commands,
     Load,
-    NextCommands,
     Recycle,
     Report,
     Request,
@@ -34,7 +34,6 @@ from tetherd.wire.messages import (
 )
 from tetherd.wire.replication import GetHoldings
 
-_HEARTBEAT: Final[Seconds] = 1.0
 _PARK: Final[Seconds] = 30.0
 _RETRY: Final[Seconds] = 0.25
 _HOLDINGS: Final[Seconds] = 5.0
@@ -48,12 +47,11 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
 
     worker: str
     node: str
-    orchestrator: str
+    orchestrators: tuple[Site, ...]
     manager: str
     cache_dir: str
     max_message: int
-    orchestrator_node: str = ""  # empty where it is on this host
-    manager_node: str = ""
+    manager_node: str = ""  # empty where it is on this host
     identity: str = ""
     node_id: str = ""  # of this host; empty in no network
     log_level: LogLevel = "info"
@@ -68,14 +66,14 @@ class Worker:
         *,
         place: Place,
         settings: Settings,
-        orchestrator: Caller,
+        orchestrators: Sequence[Caller],
         manager: Caller,
         launchers: Mapping[Isolation, Launcher],
         clock: Clock,
     ) -> None:
         self._place = place
         self._settings = settings
-        self._orchestrator = orchestrator
+        self._links = [Link(one, state=self._state, obey=self._do, clock=clock) for one in orchestrators]
         self._manager = manager
         self._launchers = launchers
         self._clock = clock
@@ -84,7 +82,6 @@ class Worker:
         self._names = (f"{place.worker}.{number}" for number in itertools.count(1))
         self._spare: Runner | None = None
         self._spared = asyncio.Event()
-        self._changed = asyncio.Event()
         self._tasks: asyncio.TaskGroup | None = None
         self._stopping = False
 
@@ -95,10 +92,9 @@ class Worker:
     async def run(self, ready: Callable[[], None]) -> None:
         """Serve until cancelled, then let runners deliver what they execute and end them."""
         async with asyncio.TaskGroup() as self._tasks:
-            duties = [
-                self._tasks.create_task(duty())
-                for duty in (self._report, self._obey, self._tidy, self._keep_spare, self._preload)
-            ]
+            linked = [duty for link in self._links for duty in (link.report, link.obey)]
+            own = (self._tidy, self._keep_spare, self._preload)
+            duties = [self._tasks.create_task(duty()) for duty in (*linked, *own)]
             ready()
             try:
                 await asyncio.wait(duties, return_when=asyncio.FIRST_EXCEPTION)
@@ -108,30 +104,16 @@ class Worker:
 
     async def _leave(self) -> None:
         self._stopping = True
-        with contextlib.suppress(TetherError):
-            await self._orchestrator.call(self._state(), deadline=self._clock.monotonic() + _HEARTBEAT)
-        await asyncio.gather(*(stop(group, self._changed.set) for group in self._groups.values()))
+        await asyncio.gather(*(link.leave() for link in self._links))
+        await asyncio.gather(*(stop(group, self._tell) for group in self._groups.values()))
         if self._spare:
             await self._spare.stop(0)
 
-    # --- what the orchestrator hears and says ------------------------------------------------------------------------
+    # --- what orchestrators hear and say ------------------------------------------------------------------------------
 
-    async def _report(self) -> None:
-        reachable = True
-        while True:
-            self._changed.clear()
-            try:
-                await self._orchestrator.call(self._state(), deadline=self._clock.monotonic() + 5.0)
-                reachable = True
-            except TetherError as error:
-                if reachable:
-                    _log.warning("the orchestrator does not answer", extra={"reason": error.message})
-                reachable = False
-                await asyncio.sleep(_RETRY)
-                continue
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_HEARTBEAT):
-                    await self._changed.wait()
+    def _tell(self) -> None:
+        for link in self._links:
+            link.changed.set()
 
     def _state(self) -> Report:
         return Report(
@@ -143,19 +125,6 @@ class Worker:
             runners=[copy for group in self._groups.values() for copy in group.report()],
             stopping=self._stopping,
         )
-
-    async def _obey(self) -> None:
-        received = 0
-        while True:
-            try:
-                question = NextCommands(self._place.worker, received)
-                commands = await self._orchestrator.call(question, deadline=self._clock.monotonic() + _PARK)
-            except TetherError:
-                await asyncio.sleep(_RETRY)
-                continue
-            if commands.number > received:  # the same ones come again when an answer or the next question was lost
-                received = commands.number
-                self._do(commands)
 
     def _do(self, commands: Commands) -> None:
         for unload in commands.unload:
@@ -177,7 +146,7 @@ class Worker:
             return
         if group is not None and not (group.failed and load.fresh):
             group.pinned = group.pinned or load.pinned
-            self._changed.set()
+            self._tell()
             return
         settings = self._settings.settings(load.model)
         group = Group(load, settings.isolation, self._clock.monotonic())
@@ -188,7 +157,7 @@ class Worker:
             group.copies.append(copy)
             self._spawn(self._keep(group, copy))
         _log.info("loading", extra={"model": load.model, "version": load.number, "copies": settings.runners})
-        self._changed.set()
+        self._tell()
 
     async def _keep(self, group: Group, copy: Copy) -> None:
         keeper = Keeper(
@@ -196,7 +165,7 @@ class Worker:
             copy,
             clock=self._clock,
             start=self._start,
-            changed=self._changed.set,
+            changed=self._tell,
             load_timeout=self._settings.load_timeout,
         )
         await keeper.keep()
@@ -206,7 +175,7 @@ class Worker:
                 del self._groups[group.load.version]
                 if group.successor is not None and not self._stopping:
                     self._load(group.successor)
-            self._changed.set()
+            self._tell()
 
     async def _start(self, group: Group, copy: Copy) -> Runner:
         assignment = msgspec.structs.replace(self._assignment(group, copy), sources=await self._sources(group.load))
@@ -244,7 +213,7 @@ class Worker:
             model=load.model,
             number=load.number,
             version=load.version,
-            orchestrator=self._place.orchestrator,
+            orchestrators=self._place.orchestrators,
             manager=self._place.manager,
             cache_dir=self._place.cache_dir,
             threads=settings.threads or max(1, (os.cpu_count() or 1) // 2),
@@ -253,7 +222,6 @@ class Worker:
             keep=2 * self._settings.max_runners,
             log_level=self._place.log_level,
             log_format=self._place.log_format,
-            orchestrator_node=self._place.orchestrator_node,
             manager_node=self._place.manager_node,
             identity=self._place.identity,
         )
@@ -264,11 +232,11 @@ class Worker:
             return
         if group.failed:
             del self._groups[unload.version]
-            self._changed.set()
+            self._tell()
             return
         group.stopping = True  # at once: a command that follows must not take it for loaded
         group.copies = [copy for copy in group.copies if copy.state != "FAILED"]  # no keeper is left to remove these
-        self._spawn(stop(group, self._changed.set))
+        self._spawn(stop(group, self._tell))
         _log.info("unloading", extra={"model": group.load.model, "version": group.load.number})
 
     def _recycle(self, recycle: Recycle) -> None:
@@ -289,7 +257,7 @@ class Worker:
 
     async def _tidy(self) -> None:
         while True:
-            await asyncio.sleep(_HEARTBEAT)
+            await asyncio.sleep(HEARTBEAT)
             self._make_room(0)
             idle = self._settings.idle_unload
             now = self._clock.monotonic()
@@ -322,7 +290,7 @@ class Worker:
                 continue
             await self._spared.wait()
             # The one that took it loads a model now; starting another at once would slow that down.
-            await asyncio.sleep(_HEARTBEAT)
+            await asyncio.sleep(HEARTBEAT)
 
     async def _preload(self) -> None:
         """Load what the configuration names, as soon as it exists, and again when an alias moves."""
