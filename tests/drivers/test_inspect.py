@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import threading
 from pathlib import Path
 
 import onnx
@@ -172,6 +173,29 @@ async def test_a_cancelled_inspection_kills_its_child(inspector, scratch):
         await task
     assert list(scratch.iterdir()) == []
     assert children() == ""
+
+
+async def test_an_inspection_that_is_cancelled_while_files_are_copied_leaves_none(inspector, scratch):
+    pushed = Pushed(**{"a.txt": b"a", "b.txt": b"b", "model.onnx": model()})
+    first, go, last, loop = asyncio.Event(), threading.Event(), threading.Event(), asyncio.get_running_loop()
+
+    def copy(digest, target):
+        pushed.copy(digest, target)
+        if not go.is_set():
+            loop.call_soon_threadsafe(first.set)
+            go.wait(10)
+        elif target.name == "model.onnx":
+            last.set()
+
+    task = asyncio.create_task(inspector.inspect(pushed.entries(), copy))
+    await first.wait()
+    task.cancel()
+    await asyncio.wait([task], timeout=0.2)  # were it removed before all is copied, it would be now
+    go.set()
+    await asyncio.to_thread(last.wait, 10)
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert list(scratch.iterdir()) == []
 
 
 def test_what_a_killed_daemon_left_behind_is_removed(scratch):

@@ -9,6 +9,8 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -51,12 +53,15 @@ class ChildInspector:
                 fix="save the weights as external data beside the model",
             )
         async with self._turn:
-            directory = Path(tempfile.mkdtemp(dir=self._scratch))
+            directory, loop = Path(tempfile.mkdtemp(dir=self._scratch)), asyncio.get_running_loop()
+            hand = ThreadPoolExecutor(1)  # one thread, so that nothing is laid out any more when all is removed
             try:
-                await asyncio.to_thread(_lay_out, directory, files, copy)
+                await loop.run_in_executor(hand, _lay_out, directory, files, copy)
                 return await self._ask(directory, name, sum(file.size for file in files))
             finally:
-                await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
+                removed = loop.run_in_executor(hand, partial(shutil.rmtree, directory, ignore_errors=True))
+                hand.shutdown(wait=False)
+                await removed
 
     async def _ask(self, directory: Path, name: str, size: int) -> Config:
         child = await asyncio.create_subprocess_exec(
