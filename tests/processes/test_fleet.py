@@ -227,8 +227,8 @@ def test_no_request_fails_while_the_root_changes(pair: Pair) -> None:
             until(
                 lambda: pair.a.ctl("cluster", "ca", "rotate", "-y", code=None).returncode == 0, "the next step is taken"
             )
-            began = len(answers)
-            until(lambda: len(answers) > began + 100, "requests are answered")
+            enough = len(answers) + 100
+            until(lambda wanted=enough: len(answers) > wanted, "requests are answered")
     finally:
         ended.set()
         for client in clients:
