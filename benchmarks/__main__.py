@@ -1,4 +1,4 @@
-"""``python -m benchmarks serving|failover|memory|dht|relay|garbage``: measure, print, and leave no process behind."""
+"""``python -m benchmarks`` and the name of a benchmark: measure, print, and leave no process behind."""
 
 import argparse
 import signal
@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import bulk, contenders, dht, failover, garbage, memory, relay, serving
+from benchmarks import bulk, contenders, dht, failover, fleet, garbage, memory, relay, serving
 from benchmarks.load import WrongAnswer
 from benchmarks.tether import NotReady
 from benchmarks.workloads import NAMES
@@ -28,6 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 figures = dht.run(options.rounds, options.count)
             elif options.what == "bulk":
                 figures = bulk.run(folder, options.rounds)
+            elif options.what == "fleet":
+                figures = fleet.run(folder, options.rounds)
             elif options.what == "memory":
                 figures = memory.run(folder, options.cycles)
             else:
@@ -78,6 +80,8 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--count", type=int, default=20, help="operations a round")
     verb = verbs.add_parser("bulk", help="bring 512 MB to one manager and to three (links of their own need root)")
     verb.add_argument("--rounds", type=int, default=3)
+    verb = verbs.add_parser("fleet", help="joining, losing a host, and what TLS costs (a silent host needs root)")
+    verb.add_argument("--rounds", type=int, default=5)
     return parser
 
 

@@ -5,7 +5,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +27,13 @@ def start(run: Server, place: Path, port: int, worker: dict[str, Any] | None = N
     """
     settings = {"spare": True, "runners": 1, "isolation": "process", **(worker or {})}
     if not split:
-        _daemon(run, place, "all", {"gateway": {"listen": f"127.0.0.1:{port}"}, "worker": settings})
+        daemon(run, place, "all", {"gateway": {"listen": f"127.0.0.1:{port}"}, "worker": settings})
         return
     address = f"ipc://{place}/front-run/rpc.sock"
     roles = ["gateway", "orchestrator", "manager"]
-    _daemon(run, place, "front", {"node": {"roles": roles}, "gateway": {"listen": f"127.0.0.1:{port}"}})
+    daemon(run, place, "front", {"node": {"roles": roles}, "gateway": {"listen": f"127.0.0.1:{port}"}})
     peers = {"orchestrator": address, "manager": address}
-    _daemon(run, place, "back", {"node": {"roles": ["worker"]}, "peers": peers, "worker": settings})
+    daemon(run, place, "back", {"node": {"roles": ["worker"]}, "peers": peers, "worker": settings})
 
 
 def prepare(place: Path, port: int, works: Iterable[Workload], log: Path) -> None:
@@ -79,7 +79,8 @@ def wait(run: Server, test: Callable[[], bool], log: Path, limit: float = START)
         time.sleep(0.005)
 
 
-def _daemon(run: Server, place: Path, name: str, config: dict[str, dict[str, Any]]) -> None:
+def daemon(run: Server, place: Path, name: str, config: dict[str, dict[str, Any]], inside: Sequence[str] = ()) -> None:
+    """Start one daemon; ``inside`` is a command that runs it, such as one that enters a namespace."""
     runtime = place / f"{name}-run"
     runtime.mkdir(parents=True, exist_ok=True, mode=0o700)
     state = "back" if name == "back" else "state"  # whoever has the manager role serves the models pushed before
@@ -102,4 +103,4 @@ def _daemon(run: Server, place: Path, name: str, config: dict[str, dict[str, Any
     file.write_text("\n".join(line for section in lines for line in section) + "\n")
     search = [str(Path(__file__).parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     env = {"PYTHONPATH": os.pathsep.join(search)}
-    run.start([sys.executable, "-m", "tetherd", "run", "--config", str(file)], place / "tether.log", env)
+    run.start([*inside, sys.executable, "-m", "tetherd", "run", "--config", str(file)], place / "tether.log", env)
