@@ -5,38 +5,10 @@ import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from harness import DIGITS, EXAMPLE, PATIENCE, Daemon, Host, free_port, is_right, new_host, until
-
-
-def member(host: Host, name: str, *roles: str) -> Daemon:
-    """Return a daemon of this name as on a host of its own, on loopback."""
-    ports = {key: f"127.0.0.1:{free_port()}" for key in ("listen", "enrol", "bulk", "udp")}
-    return host.daemon(*roles, name=name, cluster={**ports, "mdns": False, "dht": False}, worker={"spare": False})
-
-
-def ask(daemon: Daemon, path: str) -> Any:
-    return daemon.call("GET", f"/api/v1/{path}", control=True).ok()
-
-
-def workers(daemon: Daemon) -> set[str]:
-    return {worker["node"] for worker in ask(daemon, "status").get("workers", [])}
-
-
-def restart(daemon: Daemon) -> None:
-    """Kill it and start it again; in its network it may have no gateway that could be asked whether it listens."""
-    daemon.kill()
-    daemon.start(wait=False)
-    until(lambda: answers(daemon), f"{daemon.name} answers again")
-
-
-def answers(daemon: Daemon) -> bool:
-    try:
-        return daemon.call("GET", "/health/live", control=True).status == 200
-    except OSError:
-        return False
+from harness import DIGITS, EXAMPLE, PATIENCE, Host, free_port, is_right, new_host, until
+from members import answers, ask, member, restart, workers
 
 
 class Pair:

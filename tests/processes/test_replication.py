@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from harness import DIGITS, EXAMPLE, Daemon, is_right, new_host, until
-from test_fleet import answers, ask, member, restart
+from members import answers, ask, member, restart
 
 
 class Three:

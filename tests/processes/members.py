@@ -1,0 +1,36 @@
+"""Daemons as members of a network, each as on a host of its own."""
+
+from typing import Any
+
+from harness import Daemon, Host, free_port, until
+
+
+def member(host: Host, name: str, *roles: str) -> Daemon:
+    """Return a daemon of this name as on a host of its own, on loopback."""
+    ports = {key: f"127.0.0.1:{free_port()}" for key in ("listen", "enrol", "bulk", "udp")}
+    return host.daemon(*roles, name=name, cluster={**ports, "mdns": False, "dht": False}, worker={"spare": False})
+
+
+def ask(daemon: Daemon, path: str) -> Any:
+    """Return what a daemon answers on its control socket."""
+    return daemon.call("GET", f"/api/v1/{path}", control=True).ok()
+
+
+def workers(daemon: Daemon) -> set[str]:
+    """Return the nodes whose workers a daemon knows."""
+    return {worker["node"] for worker in ask(daemon, "status").get("workers", [])}
+
+
+def restart(daemon: Daemon) -> None:
+    """Kill it and start it again; in its network it may have no gateway that could be asked whether it listens."""
+    daemon.kill()
+    daemon.start(wait=False)
+    until(lambda: answers(daemon), f"{daemon.name} answers again")
+
+
+def answers(daemon: Daemon) -> bool:
+    """Tell whether a daemon answers on its control socket."""
+    try:
+        return daemon.call("GET", "/health/live", control=True).status == 200
+    except OSError:
+        return False
