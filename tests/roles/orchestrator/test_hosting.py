@@ -286,3 +286,24 @@ async def test_isolated_models_are_hosted_as_configured() -> None:
         await asyncio.sleep(0.1)
         runners = (await cluster.fleet()).workers[0].runners
         assert [(one.isolation, one.state) for one in runners] == [("thread", "READY")] * 2
+
+
+@simulated
+async def test_what_was_unloaded_here_takes_work_again_once_another_orchestrator_has_it_loaded() -> None:
+    bench = Bench()
+    line = bench.connect()
+    ready = Loaded("r", "m", 1, V, "READY")
+    await bench.report(line, runners=[ready])
+    releasing = asyncio.create_task(line.call(Release("m"), deadline=bench.clock.monotonic() + 5))
+    await bench.report(line, runners=[ready])  # it goes, but is not gone yet
+    with pytest.raises(ModelUnloaded):
+        await bench.infer(1)
+    await bench.report(line, runners=[])
+    await releasing
+    with pytest.raises(ModelUnloaded):
+        await bench.infer(1)
+    await bench.report(line, runners=[Loaded("r2", "m", 1, V, "LOADING")])
+    taken, asked = bench.take(line, "r2"), bench.infer(1)
+    batch = await taken
+    bench.take(line, "r2", finished=finished(batch))
+    assert numbers((await asked).outputs) == (1,)

@@ -32,6 +32,7 @@ class Hosting:
         known = self._fleet.get(report.worker)
         if known is not None and known.node != context.node:
             raise refusals.not_yours(report.worker)
+        self._heed(known, report)
         worker = self._fleet.observe(report, context.peer, self._clock.monotonic(), context.node)
         if known is None:
             _log.info("worker joined", extra={"worker": report.worker, "node_name": report.node})
@@ -48,6 +49,15 @@ class Hosting:
                 if lane.queue.waiting:
                     self._desk.place(lane, self._clock.monotonic(), again=True)
         return Done()
+
+    def _heed(self, known: Worker | None, report: Report) -> None:
+        """Take work again for what a worker loads that was not told to from here: another orchestrator was asked to."""
+        if known is None:
+            return
+        for runner in report.runners:
+            begun = runner.state in ("LOADING", "READY") and not known.has(runner.version)
+            if begun and not known.is_told(runner.version):
+                self._desk.unloaded.discard(runner.model)
 
     def _observe(self, version: str, state: str, reason: str) -> None:
         lane = self._desk.find(version)
