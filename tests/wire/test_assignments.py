@@ -3,12 +3,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tetherd.wire.assignments import Assignment, Event, decode_assignment, decode_event, encode
+from tetherd.wire.assignments import Assignment, Event, Site, decode_assignment, decode_event, encode
 
 texts = st.text(max_size=20)
 counts = st.integers(0, 2**62)
+sites = st.lists(st.builds(Site, texts, texts), max_size=3).map(tuple)
 assignments = st.builds(
-    Assignment, texts, texts, texts, counts, texts, texts, texts, texts, counts, counts, counts, max_rows=counts
+    Assignment, texts, texts, texts, counts, texts, sites, texts, texts, counts, counts, counts, max_rows=counts
 )
 events = st.builds(Event, st.sampled_from(["loaded", "failed", "alive"]), texts, counts, counts)
 
