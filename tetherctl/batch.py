@@ -109,6 +109,8 @@ def lines(stream: BinaryIO) -> Iterator[Slot]:
         except OSError as broken:
             yield _failed(number, broken)
             return
+        except ValueError:  # closed by whoever stopped asking; a word about it would be said while the process ends
+            return
         if len(line) > MAX_LINE:
             yield _failed(
                 number, TooLarge(f"longer than {MAX_LINE >> 20} MiB", fix="split it; is it one JSON value a line?")

@@ -88,6 +88,14 @@ def test_a_reader_that_leaves_ends_it(env: dict[str, str]) -> None:
     assert said.split()[-1] == "141"
 
 
+def test_input_that_is_closed_under_its_reader_ends_quietly() -> None:
+    stream = io.BytesIO(b"1\n2\n")
+    reading = batch.lines(stream)
+    assert next(reading).line == b"1\n"
+    stream.close()
+    assert list(reading) == []
+
+
 def test_lines_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batch, "MAX_LINE", 4)
     slots = list(batch.lines(io.BytesIO(b"1\n\n22\n55555555\n6\n")))
