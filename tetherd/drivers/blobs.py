@@ -16,6 +16,7 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from tetherd.drivers import durable
 from tetherd.errors import (
     BlobNotFound,
     DigestMismatch,
@@ -77,8 +78,8 @@ class DiskBlobs:
         self._locks = [threading.Lock() for _ in range(_STRIPES)]
         with disk_errors("open the blob store"):
             self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _sync_directory(self._root)  # a name that a killed process left behind may not be on disk yet
-            _sync_directory(root)
+            durable.sync(self._root)  # a name that a killed process left behind may not be on disk yet
+            durable.sync(root)
 
     def path(self, digest: Digest) -> Path:
         """Return where a blob lies. The only place where a digest becomes a path."""
@@ -140,7 +141,7 @@ class DiskBlobs:
         with self._locked(digest) as path, disk_errors("store a blob"):
             self._held[digest] = self._now() + self._hold
             _fetched(path).rename(path)
-            _sync_directory(self._root)
+            durable.sync(self._root)
             self._uploads.pop(digest, None)
             _part(path).unlink(missing_ok=True)
 
@@ -227,7 +228,7 @@ class DiskBlobs:
             )
         os.fsync(sink)
         _part(path).rename(path)
-        _sync_directory(self._root)
+        durable.sync(self._root)
         del self._uploads[digest]
 
     @contextlib.contextmanager
@@ -330,11 +331,3 @@ def _copy(source: int, sink: Any) -> None:
         sink.seek(0)
         with os.fdopen(os.dup(source), "rb") as plain:
             shutil.copyfileobj(plain, sink, _READ)
-
-
-def _sync_directory(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

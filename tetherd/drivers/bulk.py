@@ -21,7 +21,7 @@ from typing import Any, Final, Protocol, TypeVar
 import msgspec
 
 from tetherd.drivers.drafts import Draft, Drafts
-from tetherd.drivers.heads import Request, byte_range, parse
+from tetherd.drivers.heads import Request, parse
 from tetherd.drivers.mutual import peer
 from tetherd.errors import (
     BadConfig,
@@ -37,6 +37,7 @@ from tetherd.types import Digest, Seconds
 from tetherd.wire import problem
 from tetherd.wire.chunks import bits, count
 from tetherd.wire.messages import BlobState
+from tetherd.wire.ranges import byte_range
 
 R = TypeVar("R")
 
@@ -304,31 +305,24 @@ async def _accept(listener: socket.socket) -> socket.socket:
 
 async def _until(connection: ssl.SSLSocket, act: Callable[[], R]) -> R:
     """Do what needs no thread as often as the connection asks for it."""
+    loop = asyncio.get_running_loop()
     while True:
         try:
             return act()
         except ssl.SSLWantReadError:
-            await _readable(connection)
+            await _next(connection, loop.add_reader, loop.remove_reader)
         except ssl.SSLWantWriteError:
-            await _writable(connection)
+            await _next(connection, loop.add_writer, loop.remove_writer)
 
 
-async def _readable(connection: socket.socket) -> None:
-    loop, event = asyncio.get_running_loop(), asyncio.Event()
-    loop.add_reader(connection, event.set)
+async def _next(connection: socket.socket, watch: Callable[..., None], unwatch: Callable[..., Any]) -> None:
+    """Wait until the connection is what ``watch`` watches for."""
+    event = asyncio.Event()
+    watch(connection, event.set)
     try:
         await event.wait()
     finally:
-        loop.remove_reader(connection)
-
-
-async def _writable(connection: socket.socket) -> None:
-    loop, event = asyncio.get_running_loop(), asyncio.Event()
-    loop.add_writer(connection, event.set)
-    try:
-        await event.wait()
-    finally:
-        loop.remove_writer(connection)
+        unwatch(connection)
 
 
 def _drop(connection: ssl.SSLSocket) -> None:

@@ -1,13 +1,8 @@
-"""What a request for a blob says: its head, parsed within bounds, and the range that it asks for."""
-
-import re
-from typing import Final
+"""What a request for a blob says: its head, parsed within bounds."""
 
 import httptools
 
-from tetherd.errors import BadRange, InvalidInput, TetherError
-
-_RANGE: Final = re.compile(r"bytes=(\d{1,19})-(\d{1,19})?")
+from tetherd.errors import InvalidInput, TetherError
 
 
 class Request:
@@ -53,15 +48,3 @@ def parse(head: bytes) -> Request:
     if not request.complete:
         raise InvalidInput("the request is malformed")
     return request
-
-
-def byte_range(text: str, size: int) -> tuple[int, int]:
-    """Return the start and end (exclusive) of the one range asked for. Raises BadRange."""
-    match = _RANGE.fullmatch(text)
-    start = int(match[1]) if match else size
-    end = min(int(match[2]) + 1, size) if match and match[2] else size
-    if match is None or start >= end:
-        raise BadRange(
-            f"Range {text[:80]!r} cannot be served from {size} bytes", fix="ask for one range, as in bytes=0-1023"
-        )
-    return start, end

@@ -1,18 +1,17 @@
 """Blobs over HTTP: resumable uploads that stream, downloads with a range."""
 
-import re
 from collections.abc import AsyncIterator
 from typing import Final
 
-from tetherd.errors import BadRange, BlobNotFound, InvalidInput
+from tetherd.errors import BlobNotFound, InvalidInput
 from tetherd.roles.gateway.exchange import BINARY, Answer, Exchange, Headers
 from tetherd.roles.gateway.operations import CHUNK, Operations
 from tetherd.roles.gateway.routing import Route
 from tetherd.types import Digest, parse_digest
 from tetherd.wire.messages import GetBlob, StatBlob
+from tetherd.wire.ranges import byte_range
 
 PATH: Final = "/api/v1/blobs/{digest}"
-_RANGE: Final = re.compile(r"bytes=(\d{1,18})-(\d{0,18})")
 
 
 class Blobs:
@@ -69,7 +68,7 @@ class Blobs:
         if not state.complete:
             raise BlobNotFound(f"no blob {digest} is stored")
         size, asked = state.offset, exchange.header(b"range")
-        start, end = (0, size) if asked is None else _range(asked, size)
+        start, end = (0, size) if asked is None else byte_range(asked, size)
         headers = [BINARY, (b"content-length", str(end - start).encode()), (b"accept-ranges", b"bytes")]
         if asked is not None:
             headers.append((b"content-range", f"bytes {start}-{end - 1}/{size}".encode()))
@@ -88,15 +87,3 @@ async def _nothing() -> AsyncIterator[bytes]:
     """Stand for the body that an answer to HEAD announces and does not have."""
     for _ in ():
         yield b""
-
-
-def _range(text: str, size: int) -> tuple[int, int]:
-    """Return the start and end (exclusive) of the one range asked for. Raises BadRange."""
-    match = _RANGE.fullmatch(text)
-    start = int(match[1]) if match else size
-    end = min(int(match[2]) + 1, size) if match and match[2] else size
-    if match is None or start >= end:
-        raise BadRange(
-            f"Range {text[:80]!r} cannot be served from {size} bytes", fix="ask for one range, as in bytes=0-1023"
-        )
-    return start, end
