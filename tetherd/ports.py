@@ -328,6 +328,11 @@ class Junction(Protocol):
 class Guest(Protocol):
     """A connection on this host that is to be continued through a relay."""
 
+    @property
+    def place(self) -> tuple[str, int]:
+        """Return address and port of this end of it."""
+        ...
+
     async def carry(self, way: Way) -> int:
         """Continue it until both ends are done; return the bytes that came from the relay.
 

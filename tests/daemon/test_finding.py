@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,6 +12,7 @@ import pytest
 
 from tetherd.config.load import load_text
 from tetherd.daemon.finding import Finding, diagnosis
+from tetherd.discovery.peers import Arrival
 from tetherd.drivers import certificates, mutual, remembered
 from tetherd.drivers.clock import SystemClock
 from tetherd.drivers.nng import TLS
@@ -82,13 +83,15 @@ class Caller:
 
 
 @contextlib.asynccontextmanager
-async def finding(tmp_path: Path, caller: Caller, *seeds: str) -> AsyncIterator[Finding]:
+async def finding(
+    tmp_path: Path, caller: Caller, *seeds: str, arrivals: Sequence[Arrival] = ()
+) -> AsyncIterator[Finding]:
     text = f'[node]\nstate_dir = "{tmp_path}"\n[cluster]\nlisten = "127.0.0.1:7443"\nmdns = false\ndht = false\n'
     config = load_text(f"{text}seeds = {list(seeds)}".encode(), "test.toml").config
     (tmp_path / "identity").mkdir()
     club = cast("Membership", Club(caller.address.removeprefix(TLS)))
     callers = cast("dict[str, RemoteCaller]", {PEER.node: caller})
-    found = Finding(config, SystemClock(), club, callers=callers, relays=lambda _: ())
+    found = Finding(config, SystemClock(), club, callers=callers, relays=lambda _: (), arrivals=lambda: arrivals)
     tasks = [asyncio.create_task(duty(lambda: None)) for duty in found.duties]
     try:
         yield found
@@ -138,6 +141,15 @@ async def test_a_connection_that_holds_is_shown_and_left_alone(tmp_path: Path) -
         while found.peering.table.live(PEER.node):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         assert caller.moved.empty()
+
+
+async def test_a_connection_that_came_in_is_shown(tmp_path: Path) -> None:
+    caller, arrivals = Caller(free_address(), connected=False), [Arrival(PEER.node, "10.0.0.7")]
+    async with finding(tmp_path, caller, arrivals=arrivals) as found, asyncio.timeout(20):
+        while (peer := found.peering.table.peer(PEER.node)) is None or not peer.path:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        assert (peer.path, peer.arrived, peer.dialled) == ("lan", "10.0.0.7", "")
+        assert found._wanted() == [PEER.node], "it is still looked for: it could be asked, too"
 
 
 async def test_what_was_remembered_is_known_at_the_start(tmp_path: Path) -> None:

@@ -112,6 +112,15 @@ async def test_a_node_that_serves_waits_at_every_relay_as_they_come_and_go() -> 
         assert here.reachable == [SECOND]
 
 
+async def test_what_a_relay_led_here_bears_its_name() -> None:
+    club, asked = Club(WE, ONE), Asked()
+    async with asyncio.timeout(5.0), relays(club, asked, SERVES) as here:
+        await asked.news.acquire()
+        (waiting,) = here._waiting.values()
+        waiting.carried.add(("127.0.0.1", 50001))
+        assert here.carried() == {("127.0.0.1", 50001): "one"}
+
+
 async def test_a_node_that_serves_nothing_waits_nowhere() -> None:
     asked = Asked()
     async with relays(Club(WE, ONE), asked, {}) as here:

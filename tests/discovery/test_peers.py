@@ -9,7 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from tetherd.discovery.addresses import MAX_PER_NODE
 from tetherd.discovery.claims import MAX_ORIGINS
 from tetherd.discovery.hints import Drop, Hint, Source
-from tetherd.discovery.peers import MAX_DROPS, MAX_NODE_DROPS, MAX_STRANGERS, Live, PeerTable
+from tetherd.discovery.peers import MAX_DROPS, MAX_NODE_DROPS, MAX_STRANGERS, Arrival, Live, PeerTable
 from tetherd.discovery.racing import order
 from tetherd.types import RoleName
 from tetherd.wire.roster import Member, Roster
@@ -130,6 +130,44 @@ def test_a_connection_of_a_stranger_is_shown_too(table: PeerTable) -> None:
     assert (peer.member, peer.path) == (False, "direct")
     table.disconnected(C)
     assert table.peer(C) is None
+
+
+def test_connections_that_came_in_are_shown_by_where_they_come_from(table: PeerTable) -> None:
+    table.hear(hint(B, "[2001:db8::7]:7443", source="mdns"), 1.0)
+    table.arrived([Arrival(A, "10.0.0.7"), Arrival(B, "2001:db8::7"), Arrival(C, "198.51.100.7")], 2.0)
+    shown = {peer.node: (peer.path, peer.arrived, peer.dialled, peer.rtt) for peer in table.peers()}
+    assert shown == {
+        A: ("lan", "10.0.0.7", "", None),
+        B: ("lan", "2001:db8::7", "", None),  # heard by multicast, so it is near
+        C: ("direct", "198.51.100.7", "", None),
+    }
+    table.arrived([], 3.0)
+    assert {peer.node: peer.path for peer in table.peers()} == {A: "", B: ""}
+
+
+def test_of_several_connections_that_came_in_the_best_path_is_shown(table: PeerTable) -> None:
+    table.arrived([Arrival(A, "127.0.0.1", "r1"), Arrival(A, "198.51.100.7")], 1.0)
+    table.arrived([Arrival(A, "198.51.100.7"), Arrival(A, "127.0.0.1", "r1")], 5.0)
+    peer = table.peer(A)
+    assert peer is not None
+    assert (peer.path, peer.heard) == ("direct", 1.0), "it is the same connection"
+    table.arrived([Arrival(A, "127.0.0.1", "r1")], 6.0)
+    peer = table.peer(A)
+    assert peer is not None
+    assert peer.path == "relay:r1"
+
+
+def test_our_own_connection_is_shown_before_the_one_that_came_in(table: PeerTable) -> None:
+    table.arrived([Arrival(A, "10.0.0.7"), Arrival(ME, "10.0.0.1")], 1.0)
+    table.connected(A, Live("relay:r1", "127.0.0.1:40000", 0.03, 2.0))
+    peer = table.peer(A)
+    assert peer is not None
+    assert (peer.path, peer.rtt, peer.dialled, peer.arrived) == ("relay:r1", 0.03, "127.0.0.1:40000", "10.0.0.7")
+    table.disconnected(A)
+    peer = table.peer(A)
+    assert peer is not None
+    assert (peer.path, peer.rtt) == ("lan", None)
+    assert table.peer(ME) is None
 
 
 def test_hearsay_ends_with_its_time(table: PeerTable) -> None:

@@ -48,7 +48,7 @@ def candidate(text: str, path: str, **rest: object) -> Candidate:
     ],
 )
 def test_an_address_tells_its_path(text: str, lan: bool, path: str) -> None:
-    assert path_of(parse(text), lan=lan) == path
+    assert path_of(parse(text).host, lan=lan) == path
 
 
 def test_better_kinds_come_first_then_what_proved_itself() -> None:

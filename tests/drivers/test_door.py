@@ -35,6 +35,21 @@ async def test_a_member_is_heard_under_the_name_of_its_certificate(doorway: Door
     assert doorway.contexts[-1].node == worker.node
 
 
+async def test_it_says_where_members_come_from(doorway: Doorway) -> None:
+    worker, stranger = doorway.member("worker"), home().node()
+    with doorway.calling(worker) as caller, doorway.calling(stranger):
+        await caller.call(GetFleet(), deadline=soon())
+        async with asyncio.timeout(10):
+            while not doorway.door.arrivals():  # noqa: ASYNC110 - it is looked at every second
+                await asyncio.sleep(0.01)
+        ((node, host, port),) = doorway.door.arrivals()
+        assert (node, host) == (worker.node, "127.0.0.1")
+        assert port != doorway.port
+    async with asyncio.timeout(10):
+        while doorway.door.arrivals():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
 async def test_the_same_host_needs_no_name(doorway: Doorway) -> None:
     caller = RemoteCaller(doorway.local, clock=SystemClock(), max_message=1 << 20)
     await caller.call(Remove("model"), deadline=soon())

@@ -32,6 +32,8 @@ def test_a_node_that_comes_back_elsewhere_is_found(host: Host, source: str) -> N
     one.ctl("cluster", "init", "--name", "home")
     two.ctl("cluster", "join", stdin=one.ctl("cluster", "token", "--role", "worker").stdout)
     until(lambda: is_connected(two, "one", before["listen"]), "two is connected to one")
+    until(lambda: peers(one)["two"]["path"] == "local", "one shows the connection that two made")
+    assert (peers(one)["two"]["dialled"], peers(one)["two"]["arrived"]) == ("", "127.0.0.1")
     one.kill()
     moved = host.daemon(name="one", cluster={**after, **others}, worker={"spare": False}).start()
     until(lambda: is_connected(two, "one", after["listen"]), f"two finds one again by {source}")

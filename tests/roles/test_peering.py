@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tetherd.discovery.hints import Drop, Hint
-from tetherd.discovery.peers import PeerTable
+from tetherd.discovery.peers import Live, PeerTable
 from tetherd.discovery.racing import Attempt, Missed, Outcome, Reached, Relay, rank
 from tetherd.errors import InvalidInput, NodeNotFound, Unavailable, Unreachable
 from tetherd.ports import Context
@@ -141,7 +141,7 @@ async def test_a_relay_is_the_last_way_and_proves_no_address() -> None:
 async def test_a_relayed_peer_is_asked_for_a_better_path_every_minute() -> None:
     world = World()
     world.hear(A, "203.0.113.1:7443", source="dht")
-    world.peering.connected(A, Reached("127.0.0.1:40000", "relay:r1", 0.03, A))
+    world.peering.connected(A, Live("relay:r1", "127.0.0.1:40000", 0.03, LoopClock().monotonic()))
     await world.running(59)
     assert world.prober.raced == []
     await world.running(3)
@@ -150,7 +150,7 @@ async def test_a_relayed_peer_is_asked_for_a_better_path_every_minute() -> None:
     world.prober.there["203.0.113.1:7443"] = A
     await world.running(70)
     assert [one.path for one in world.moved] == ["direct"]
-    world.peering.connected(A, world.moved[0])
+    world.peering.connected(A, Live("direct", world.moved[0].address, 0.01, LoopClock().monotonic()))
     raced = len(world.prober.raced)
     await world.running(300)
     assert len(world.prober.raced) == raced, "a direct path is good enough"
@@ -160,7 +160,7 @@ async def test_a_relayed_peer_is_asked_for_a_better_path_every_minute() -> None:
 async def test_a_peer_that_left_is_not_asked() -> None:
     world = World()
     world.hear(A, "203.0.113.1:7443", source="dht")
-    world.peering.connected(A, Reached("127.0.0.1:40000", "relay:r1", 0.03, A))
+    world.peering.connected(A, Live("relay:r1", "127.0.0.1:40000", 0.03, LoopClock().monotonic()))
     world.peering.disconnected(A)
     await world.running(200)
     assert world.prober.raced == []
@@ -285,8 +285,8 @@ async def test_a_conflict_is_logged(caplog: pytest.LogCaptureFixture) -> None:
 @simulated
 async def test_a_connection_proves_its_address() -> None:
     world = World()
-    world.peering.connected(A, Reached("10.0.0.1:7443", "lan", 0.001, A))
-    world.peering.connected(B, Reached("127.0.0.1:40000", "relay:r1", 0.001, B))
+    world.peering.connected(A, Live("lan", "10.0.0.1:7443", 0.001, LoopClock().monotonic()))
+    world.peering.connected(B, Live("relay:r1", "127.0.0.1:40000", 0.001, LoopClock().monotonic()))
     world.peering.disconnected(A)
     assert [str(one.address) for one in world.peering.table.candidates(A)] == ["10.0.0.1:7443"]
     assert world.peering.table.candidates(B) == []

@@ -21,6 +21,8 @@ TICKET = bytes(32)
 class FakeGuest:
     """Implements ports.Guest: goes where ``fate`` says, by the relay's host."""
 
+    place = "127.0.0.1", 50001
+
     def __init__(self, fate: Callable[[Way], int]) -> None:
         self.fate = fate
         self.ways: list[Way] = []
@@ -110,6 +112,16 @@ async def test_a_summons_joins_our_listener_with_the_relay() -> None:
         (guest,) = tunnels.guests
         assert guest.ways == [Way("a.example", 7446, preface(TICKET))]
         assert guest.closed
+
+
+@simulated
+async def test_it_is_known_which_connections_a_relay_led_here() -> None:
+    carried: list[set[tuple[str, int]]] = []
+    tunnels = FakeTunnels(lambda _: carried.append(set(node.carried)) or 1)
+    async with waiting(FakeRelay(Summoned(7446, [Summons(TICKET, "rpc")])), tunnels) as (node, _):
+        await asyncio.sleep(1.0)
+        assert carried == [{FakeGuest.place}]
+        assert node.carried == set()
 
 
 @simulated

@@ -163,7 +163,8 @@ def _peer(peer: dict[str, Any]) -> list[str]:
     name = peer["name"] or f"{peer['node'][:16]} (no member)"
     path = peer["path"] or ("revoked" if peer["revoked"] else "-")
     rtt = "" if peer["rtt_ms"] is None else _ms(peer["rtt_ms"])
-    shown = [one["address"] for one in peer["addresses"][:2]]
+    shown = [f"from {peer['arrived']}"] if peer["arrived"] and not peer["dialled"] else []
+    shown += [one["address"] for one in peer["addresses"][:2]]
     more = [f"+{len(peer['addresses']) - 2}"] if len(peer["addresses"]) > 2 else []
     cells = [name, ",".join(peer["roles"]), path, rtt, ",".join(peer["sources"]), _ago(peer["heard_ms_ago"])]
     return [clean(cell) for cell in [*cells, " ".join([*shown, *more])]]
@@ -173,6 +174,9 @@ def _pinged(one: dict[str, Any]) -> str:
     name, brief = one["name"] or one["node"][:16], _brief(one)
     if not one["answers"]:
         return clean(f"{name}  no answer  {one['failure']}".rstrip())
+    if brief["rtt_ms"] is None:
+        # Who only dials answers no question, and shows by its connection that it is there.
+        return clean(f"{name}  {brief['path']}  it is connected from {one['arrived']}, and only it can ask")
     words = [name, brief["path"], _ms(brief["rtt_ms"])]
     words += [one["best"]["address"]] if one["best"] else []
     ahead = one["clock_ahead_ms"] or 0

@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from ipaddress import ip_address
 from typing import Any, Final, TypeAlias
 
@@ -21,8 +21,8 @@ from tetherd.discovery.announcement import Orders, network_tag
 from tetherd.discovery.diagnosis import Counts
 from tetherd.discovery.exchange import Rules
 from tetherd.discovery.hints import Hint
-from tetherd.discovery.peers import Peer, PeerTable
-from tetherd.discovery.racing import Reached, Relay, path_of
+from tetherd.discovery.peers import Arrival, Live, Peer, PeerTable
+from tetherd.discovery.racing import Reached, Relay
 from tetherd.drivers import remembered
 from tetherd.drivers.mdns import Mdns
 from tetherd.drivers.mutual import dialling
@@ -58,7 +58,8 @@ _log = logging.getLogger("tetherd.peering")
 class Finding:
     """The sources of one node. ``peering`` is what others ask; ``duties`` are to be run.
 
-    ``callers``: this node's ways to others, by node id, as they come and go; ``relays`` gives those through relays.
+    ``callers``: this node's ways to others, by node id, as they come and go; ``relays`` gives those through relays,
+    ``arrivals`` says where the connections come from that others have made to this node.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class Finding:
         *,
         callers: Mapping[str, RemoteCaller],
         relays: Callable[[str], Sequence[Relay]],
+        arrivals: Callable[[], Iterable[Arrival]],
     ) -> None:
         assert membership.standing is not None
         self._config = config
@@ -90,12 +92,13 @@ class Finding:
             relays=relays,
         )
         self._callers = callers
+        self._arrivals = arrivals
         self._chosen: dict[str, Reached] = {}
         self._mdns = Mdns(self._orders(), self.peering, clock) if config.cluster.mdns else None
         self.duties: list[Duty] = [self.peering.run, self._follow, self._remember, self._watch]
         if self._mdns:
             self.duties.append(self._announce)
-        if config.cluster.dht and self._standing.keys:
+        if config.cluster.dht and self._standing.me:
             self.duties.append(self._ask_around)
 
     def renew(self, credentials: Credentials) -> None:
@@ -166,7 +169,7 @@ class Finding:
         ready()
         while (standing := self._membership.standing) is not None:
             self.peering.follow(standing.roster)
-            if self._dht is not None:
+            if self._dht is not None and standing.me:
                 self._dht.rekey(Keyring(standing.network, standing.keys))
             await self._membership.changes()
 
@@ -179,6 +182,7 @@ class Finding:
             news = group.create_task(self.peering.news())
             while True:
                 now = self._clock.monotonic()
+                self.peering.table.arrived(self._arrivals(), now)
                 for node, caller in list(self._callers.items()):
                     await self._look_at(node, caller)
                     if caller.connected:
@@ -207,8 +211,9 @@ class Finding:
         answer = await self.peering.ask(peer)
         if caller.connected:
             found = self._chosen.get(node)
-            path = found.path if found and found.address == address else path_of(parse(address), lan=False)
-            self.peering.connected(node, Reached(address, path, answer.rtt or 0.0, node))
+            table = self.peering.table
+            path = found.path if found and found.address == address else table.path(node, parse(address).host)
+            self.peering.connected(node, Live(path, address, answer.rtt, self._clock.monotonic()))
 
     async def _search(self, node: str) -> None:
         """Find out where a node is that is not where it was."""
@@ -293,7 +298,7 @@ class Finding:
     def _wanted(self) -> list[str]:
         """Return the nodes to ask about: members that others dial, and that no connection is open to."""
         peers = self.peering.table.peers()
-        return [one.node for one in peers if not one.path and not one.revoked and DIALABLE.intersection(one.roles)]
+        return [one.node for one in peers if not one.dialled and not one.revoked and DIALABLE.intersection(one.roles)]
 
     def _is_member(self, node: bytes) -> bool:
         return self._membership.roles_of(node.hex()) is not None

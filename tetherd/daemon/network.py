@@ -8,6 +8,8 @@ from tetherd.config import addresses
 from tetherd.config.schema import Config
 from tetherd.daemon.finding import Finding
 from tetherd.daemon.relays import Relays, local
+from tetherd.discovery.addresses import plain
+from tetherd.discovery.peers import Arrival
 from tetherd.drivers.door import Door
 from tetherd.drivers.enrolment import EnrolmentServer
 from tetherd.drivers.nng import TLS, Secret
@@ -64,7 +66,9 @@ class Network:
             self.door = Door([address], credentials, Admission(membership.roles_of), clock)
         self.relays = Relays(membership, reach=self._reach, services=self._services(), clock=clock)
         self.duties += [self._follow, self.relays.run]
-        self.finding = Finding(config, clock, membership, callers=self._callers, relays=self.relays.ways)
+        self.finding = Finding(
+            config, clock, membership, callers=self._callers, relays=self.relays.ways, arrivals=self._arrivals
+        )
         self.duties += self.finding.duties
         membership.renewed = [self._renewed]
 
@@ -144,6 +148,11 @@ class Network:
             known.move(f"{TLS}{address}")  # what discovery found meanwhile is older than this
         self._said[node] = address
         return known
+
+    def _arrivals(self) -> set[Arrival]:
+        """Return from where the nodes come that have connections to this one."""
+        found, carried = self.door.arrivals() if self.door else [], self.relays.carried()
+        return {Arrival(node, plain(host), carried.get((host, port), "")) for node, host, port in found}
 
     async def _follow(self, ready: Callable[[], None]) -> None:
         """Follow the roster of every node that can be dialled, of those that come later too."""

@@ -73,6 +73,10 @@ class Relays:
         """Return the relays, by node id, through which others can reach this node now."""
         return [node for (node, _), waiting in self._waiting.items() if waiting.reachable]
 
+    def carried(self) -> dict[tuple[str, int], str]:
+        """Return where on this host the connections of others begin that come by relays, and by which (its name)."""
+        return {end: self._name(relay) for (relay, _), waiting in self._waiting.items() for end in waiting.carried}
+
     def ways(self, node: str, service: Service = "rpc") -> Sequence[racing.Relay]:
         """Return the ways to a node through relays: one door on this host, which tries each relay in turn."""
         vias = [via for via in self._vias() if via.node != node]

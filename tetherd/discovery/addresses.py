@@ -144,6 +144,11 @@ class DialBudget:
         return max(0.0, self._dials[0] + self._window - now)
 
 
+def plain(host: str) -> str:
+    """Return an IP address in canonical form, without a scope, and one of IPv4 as such."""
+    return str(_ip(host.partition("%")[0]) or host)
+
+
 def _ip(host: str) -> _Ip | None:
     try:
         ip = ipaddress.ip_address(host)

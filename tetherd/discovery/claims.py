@@ -134,7 +134,7 @@ class Claims:
         found = []
         for address, claims in self._by_address().items():
             tried, sources = self._tried.get(address, _UNTRIED), {claim.source for claim in claims}
-            path = path_of(address, lan="mdns" in sources)
+            path = path_of(address.host, lan="mdns" in sources)
             found.append(Candidate(address, path, tried.proven, tried.failures, trusted=bool(sources & _TRUSTED)))
         return found
 
@@ -143,7 +143,7 @@ class Claims:
         shown = []
         for address, claims in self._by_address().items():
             tried = self._tried.get(address, _UNTRIED)
-            path, sources = path_of(address, lan=any(c.source == "mdns" for c in claims)), _sources(claims)
+            path, sources = path_of(address.host, lan=any(c.source == "mdns" for c in claims)), _sources(claims)
             heard = max(claim.heard for claim in claims)
             shown.append(Seen(str(address), sources, path, heard, tried.proven, tried.failures, tried.failure))
         return tuple(shown)

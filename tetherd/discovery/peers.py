@@ -5,6 +5,7 @@ is alive, its connection: a record that vanishes ends none. Everything here is b
 """
 
 from collections import OrderedDict
+from collections.abc import Iterable
 from typing import Final
 
 import msgspec
@@ -12,7 +13,7 @@ import msgspec
 from tetherd.discovery.addresses import Address, parse, refusal, sift
 from tetherd.discovery.claims import Claims, Seen
 from tetherd.discovery.hints import Drop, Drops, Hint, Reason, Source
-from tetherd.discovery.racing import Candidate
+from tetherd.discovery.racing import Candidate, path_of, rank
 from tetherd.errors import InvalidInput
 from tetherd.types import RoleName, Seconds
 from tetherd.wire.roster import Member, Roster
@@ -26,19 +27,31 @@ MAX_NODE_DROPS: Final = 8
 
 
 class Live(msgspec.Struct, frozen=True):
-    """A connection that a peer proved its key on. ``address`` is empty when the peer dialled us and hides its own."""
+    """A connection that a peer proved its key on: ours to ``address``, or the peer's from there.
+
+    ``rtt``: one round trip, in seconds; None where it is not known, as on the peer's own connections.
+    """
 
     path: str
     address: str = ""
-    rtt: Seconds = 0.0
+    rtt: Seconds | None = None
     since: Seconds = 0.0
+
+
+class Arrival(msgspec.Struct, frozen=True):
+    """Connections that a peer made to this node: from which host, or by which relay (its name)."""
+
+    node: str
+    host: str
+    relay: str = ""
 
 
 class Peer(msgspec.Struct, frozen=True, kw_only=True):
     """A peer as it is shown. ``path``: ``local``, ``lan``, ``direct``, ``relay:NAME``; empty without a connection.
 
-    ``heard``: when anything last spoke of it, its own connection included; None = never. ``conflict``: several
-    origins claim its id, so that at most one of them has its key.
+    ``dialled``: where our connection to it leads; ``arrived``: where its own comes from. ``heard``: when anything last
+    spoke of it, its own connection included; None = never. ``conflict``: several origins claim its id, so that at most
+    one of them has its key.
     """
 
     node: str
@@ -47,7 +60,9 @@ class Peer(msgspec.Struct, frozen=True, kw_only=True):
     member: bool
     revoked: bool
     path: str
-    rtt: Seconds
+    rtt: Seconds | None
+    dialled: str
+    arrived: str
     sources: tuple[Source, ...]
     addresses: tuple[Seen, ...]
     ports: dict[str, int]
@@ -67,13 +82,18 @@ class Remembered(msgspec.Struct, frozen=True):
 class _Entry:
     """One node."""
 
-    __slots__ = ("claims", "drops", "live", "member")
+    __slots__ = ("arrived", "claims", "drops", "live", "member")
 
     def __init__(self) -> None:
         self.claims = Claims()
         self.drops = Drops(MAX_NODE_DROPS)
         self.member: Member | None = None
         self.live: Live | None = None
+        self.arrived: Live | None = None
+
+    @property
+    def connected(self) -> bool:
+        return self.live is not None or self.arrived is not None
 
     @property
     def revoked(self) -> bool:
@@ -191,6 +211,31 @@ class PeerTable:
             entry.live = None
             self._tidy(node)
 
+    def arrived(self, arrivals: Iterable[Arrival], now: Seconds) -> None:
+        """Take note of all connections that peers have made to this node: of each one's, the best path is shown."""
+        best: dict[str, Live] = {}
+        for one in arrivals:
+            path = f"relay:{one.relay}" if one.relay else self.path(one.node, one.host)
+            live = Live(path, one.host, since=now)
+            if one.node != self._me and (one.node not in best or rank(live.path) < rank(best[one.node].path)):
+                best[one.node] = live
+        for node, live in best.items():
+            entry = self._entries.get(node) or self._enter(node)
+            before = entry.arrived
+            if before is None or (before.path, before.address) != (live.path, live.address):
+                entry.arrived = live
+        for node in [node for node, entry in self._entries.items() if entry.arrived and node not in best]:
+            self._entries[node].arrived = None
+            self._tidy(node)
+
+    def path(self, node: str, host: str) -> str:
+        """Return the path of a connection between this host and ``host``, where ``node`` is.
+
+        What was heard by multicast is on the same local network, whatever its address looks like.
+        """
+        lan = any(one.address.host == host and one.path == "lan" for one in self.candidates(node))
+        return path_of(host, lan=lan)
+
     def expire(self, now: Seconds) -> None:
         """Forget what nobody has confirmed within its time to live."""
         for node in list(self._entries):
@@ -241,7 +286,7 @@ class PeerTable:
         return kept
 
     def _enter(self, node: str) -> _Entry:
-        strangers = [name for name, entry in self._entries.items() if entry.member is None and not entry.live]
+        strangers = [name for name, entry in self._entries.items() if entry.member is None and not entry.connected]
         if len(strangers) >= MAX_STRANGERS:
             del self._entries[strangers[0]]
             self._drops.add(Drop("full", f"more than {MAX_STRANGERS} nodes were heard of that are in no roster"))
@@ -257,7 +302,7 @@ class PeerTable:
     def _tidy(self, node: str) -> None:
         """Forget a node of which nothing is left but its name."""
         entry = self._entries[node]
-        if not entry.live and entry.member is None and not entry.claims:
+        if not entry.connected and entry.member is None and not entry.claims:
             del self._entries[node]
 
     def _note(
@@ -275,16 +320,19 @@ def _place(text: str) -> Address | None:
 
 
 def _show(node: str, entry: _Entry) -> Peer:
-    claims, live = entry.claims, entry.live
-    moments = [*(seen.heard for seen in claims.seen()), *([live.since] if live else [])]
+    claims, live, arrived = entry.claims, entry.live, entry.arrived
+    way = live or arrived
+    moments = [*(seen.heard for seen in claims.seen()), *(each.since for each in (live, arrived) if each)]
     return Peer(
         node=node,
         name=entry.member.name if entry.member else "",
         roles=entry.member.roles if entry.member else (),
         member=entry.member is not None,
         revoked=entry.revoked,
-        path=live.path if live else "",
-        rtt=live.rtt if live else 0.0,
+        path=way.path if way else "",
+        rtt=way.rtt if way else None,
+        dialled=live.address if live else "",
+        arrived=arrived.address if arrived else "",
         sources=claims.sources(),
         addresses=claims.seen(),
         ports=claims.ports(),

@@ -98,10 +98,10 @@ def is_relayed(path: str) -> bool:
     return rank(path) == _RANKS["relay"]
 
 
-def path_of(address: Address, *, lan: bool) -> str:
-    """Return the path that a dial of ``address`` makes. ``lan``: it was heard by multicast, so it is near."""
+def path_of(host: str, *, lan: bool) -> str:
+    """Return the path that a connection with ``host`` makes. ``lan``: it was heard by multicast, so it is near."""
     try:
-        ip = ipaddress.ip_address(address.host)
+        ip = ipaddress.ip_address(host)
     except ValueError:
         return "lan" if lan else "direct"
     if ip.is_loopback:

@@ -55,6 +55,7 @@ class Door:
         self._socket: Any = None
         self._listeners: list[Any] = []
         self._nodes: dict[int, str] = {}  # by connection; written on nng's threads
+        self._remotes: dict[int, tuple[str, int]] = {}  # by connection; written by the sweep
         self._held: dict[int, Seconds] = {}  # connections that are not heard, and since when
         self._excess: Counter[int] = Counter()
         self._audited: dict[tuple[str, str], Seconds] = {}
@@ -85,6 +86,11 @@ class Door:
             listener.close()
         self._listeners = []
         self._listen()
+
+    def arrivals(self) -> list[tuple[str, str, int]]:
+        """Return node, host and port at the other end of each connection that is heard; a new one after a second."""
+        found, held = self._remotes, self._held
+        return [(node, *found[peer]) for peer, node in list(self._nodes.items()) if peer in found and peer not in held]
 
     def permit(self, node: str, kind: type[Request[Any]]) -> None:
         """Raise PermissionDenied unless a node may send such requests."""
@@ -177,8 +183,9 @@ class Door:
             nng.close_pipe(self._socket, peer)
 
     def _sweep(self, now: Seconds) -> int:
-        remotes = (nng.remote_of(pipe) for pipe in self._socket.pipes)
-        return self._handshakes.sweep(now, {remote for remote in remotes if remote})
+        remotes = {pipe.id: nng.remote_of(pipe) for pipe in self._socket.pipes}
+        self._remotes = {peer: remote for peer, remote in remotes.items() if remote}
+        return self._handshakes.sweep(now, set(self._remotes.values()))
 
     def _listen(self) -> None:
         self._listeners = [nng.listen(self._socket, address, self._credentials) for address in self._addresses]

@@ -48,6 +48,7 @@ class _Guest:
     def __init__(self, connection: socket.socket, buffer: memoryview) -> None:
         self._connection = connection
         self._buffer = buffer
+        self.place: tuple[str, int] = connection.getsockname()[:2]
 
     async def carry(self, way: Way) -> int:
         """See ports.Guest."""

@@ -122,17 +122,16 @@ class Peering:
         for one in remembered:
             self.hear(Hint(source="memory", node=one.node, addresses=one.addresses, ports=one.ports))
 
-    def connected(self, node: str, reached: Reached) -> None:
-        """Take note of a connection, and of the address and path it took."""
-        now = self._clock.monotonic()
-        self.table.connected(node, Live(reached.path, reached.address, reached.rtt, now))
-        if not is_relayed(reached.path):
-            self.table.proved(node, reached.address, now)
-        again = reprobe_after(reached.path, self._chance())
+    def connected(self, node: str, live: Live) -> None:
+        """Take note of a connection that this node made, and of the address and path it took."""
+        self.table.connected(node, live)
+        if not is_relayed(live.path):
+            self.table.proved(node, live.address, live.since)
+        again = reprobe_after(live.path, self._chance())
         if again is None:
             self._reprobe.pop(node, None)
         else:
-            self._reprobe[node] = now + again
+            self._reprobe[node] = live.since + again
 
     def disconnected(self, node: str) -> None:
         """Take note that the connection is gone."""

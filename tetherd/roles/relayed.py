@@ -38,7 +38,7 @@ class RelayedNode:
     """Keeps this node reachable through one relay, for as long as ``run`` runs.
 
     ``services`` are the listeners of this host that a relay may lead to, as host and port. ``reachable`` tells whether
-    the relay took us in when it was last asked.
+    the relay took us in when it was last asked, ``carried`` where on this host the connections begin that it led here.
     """
 
     def __init__(
@@ -50,6 +50,7 @@ class RelayedNode:
         self._clock = clock
         self._open: set[asyncio.Task[None]] = set()
         self.reachable = False
+        self.carried: set[tuple[str, int]] = set()
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Wait at the relay until cancelled; ``ready`` is called when it first took us in."""
@@ -82,9 +83,11 @@ class RelayedNode:
             if place is None:
                 raise Unreachable(f"this node has no {summons.service} listener")
             guest = await self._tunnels.connect(*place)
+            self.carried.add(guest.place)
             try:
                 await guest.carry(Way(self._via.host, port, preface(summons.ticket)))
             finally:
+                self.carried.discard(guest.place)
                 guest.close()
         except TetherError as error:
             _log.warning("a relayed connection failed", extra={"relay": self._via.node, "reason": error.message})

@@ -18,7 +18,7 @@ DROP = {
 PEER = {
     "node": NODE, "name": "box-a", "roles": ["manager"], "member": True, "revoked": False, "path": "lan",
     "rtt_ms": 0.42, "sources": ["dht", "mdns"], "heard_ms_ago": 1500.0, "conflict": False, "ports": {},
-    "addresses": [ADDRESS], "dropped": [DROP],
+    "addresses": [ADDRESS], "dropped": [DROP], "dialled": "10.0.0.1:7443", "arrived": "",
 }  # fmt: skip
 PINGED = {
     **PEER, "answers": True, "round_trip_ms": 0.9, "clock_ahead_ms": 5.0, "version": "0.1.0", "failure": "",
@@ -31,6 +31,8 @@ MISSED = {
     "detail": "connection refused",
     "found": "",
 }
+GUEST = {**PINGED, "rtt_ms": None, "round_trip_ms": None, "best": None, "addresses": [], "dialled": "",
+         "arrived": "10.0.0.7"}  # fmt: skip
 SILENT = {**PINGED, "answers": False, "path": "", "rtt_ms": None, "round_trip_ms": None, "clock_ahead_ms": None,
           "best": None, "missed": [MISSED]}  # fmt: skip
 
@@ -141,6 +143,15 @@ def test_netcheck_shows_sources_nodes_and_reasons(ctl: Any, serve: Any) -> None:
     assert "seed 10.0.0.9:7443: connection refused" in done.stdout
     document = msgspec.json.decode(ctl("netcheck", "--json").stdout)
     assert document == {"schema": "tether.netcheck/v1", **NETCHECK}
+
+
+def test_who_only_dials_is_shown_by_its_connection(ctl: Any, serve: Any) -> None:
+    serve("/api/v1/netcheck", {**NETCHECK, "peers": [GUEST]})
+    (row,) = [line for line in ctl("netcheck").stdout.splitlines() if line.startswith("box-a  ")]
+    assert row.split() == ["box-a", "manager", "lan", "dht,mdns", "2", "s", "ago", "from", "10.0.0.7"]
+    serve("/api/v1/ping/box-a", GUEST)
+    done = ctl("ping", "box-a")
+    assert (done.returncode, done.stdout) == (0, "box-a  lan  it is connected from 10.0.0.7, and only it can ask\n")
 
 
 def test_netcheck_outside_of_a_network(ctl: Any, serve: Any) -> None:

@@ -133,7 +133,9 @@ def _peer(peer: Peer, now: Seconds) -> dict[str, Any]:
         "member": peer.member,
         "revoked": peer.revoked,
         "path": peer.path,
-        "rtt_ms": _ms(peer.rtt) if peer.path else None,
+        "rtt_ms": None if peer.rtt is None else _ms(peer.rtt),
+        "dialled": peer.dialled,
+        "arrived": peer.arrived,
         "sources": peer.sources,
         "heard_ms_ago": None if peer.heard is None else _ms(now - peer.heard),
         "conflict": peer.conflict,
@@ -158,7 +160,7 @@ def _drop(drop: Drop, now: Seconds) -> dict[str, Any]:
 def _pinged(pinged: Pinged, now: Seconds) -> dict[str, Any]:
     return {
         **_peer(pinged.peer, now),
-        "answers": pinged.rtt is not None or pinged.best is not None,
+        "answers": pinged.rtt is not None or pinged.best is not None or bool(pinged.peer.arrived),
         "round_trip_ms": None if pinged.rtt is None else _ms(pinged.rtt),
         "clock_ahead_ms": None if pinged.skew is None else _ms(pinged.skew),
         "version": pinged.version,
