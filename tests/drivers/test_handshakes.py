@@ -70,6 +70,18 @@ def test_when_there_are_too_many_the_oldest_go(listener: socket.socket) -> None:
     assert ended == [True, True, False, False]
 
 
+def test_many_are_ended_a_few_at_a_time_and_in_rounds(listener: socket.socket) -> None:
+    breaths: list[float] = []
+    handshakes = Handshakes({listener.getsockname()[1]}, patience=5.0, most=0, pause=breaths.append)
+    pairs = [connect(listener) for _ in range(300)]
+    handshakes.sweep(0.0, set())
+    assert [handshakes.sweep(10.0, set()) for _ in range(2)] == [256, 256]
+    assert len(breaths) == 64
+    for pair in pairs:
+        for end in pair:
+            end.close()
+
+
 def test_what_was_closed_is_forgotten(listener: socket.socket) -> None:
     handshakes = Handshakes({listener.getsockname()[1]}, patience=5.0)
     for now in range(20):

@@ -183,7 +183,8 @@ class Door:
             nng.close_pipe(self._socket, peer)
 
     def _sweep(self, now: Seconds) -> int:
-        remotes = {pipe.id: nng.remote_of(pipe) for pipe in self._socket.pipes}
+        known = self._remotes  # a connection keeps its other end, and to ask for it takes longer than all the rest
+        remotes = {pipe.id: known.get(pipe.id) or nng.remote_of(pipe) for pipe in self._socket.pipes}
         self._remotes = {peer: remote for peer, remote in remotes.items() if remote}
         return self._handshakes.sweep(now, set(self._remotes.values()))
 
