@@ -18,12 +18,13 @@ from tetherd.config import addresses
 from tetherd.config.schema import Config
 from tetherd.discovery.addresses import Address, parse, refusal
 from tetherd.discovery.announcement import Orders, network_tag
-from tetherd.discovery.diagnosis import Counts
+from tetherd.discovery.diagnosis import OUTSIDE, Counts
 from tetherd.discovery.exchange import Rules
 from tetherd.discovery.hints import Hint
+from tetherd.discovery.nat import Sight, View, judge
 from tetherd.discovery.peers import Arrival, Live, Peer, PeerTable
 from tetherd.discovery.racing import Reached, Relay
-from tetherd.drivers import remembered
+from tetherd.drivers import interfaces, remembered
 from tetherd.drivers.mdns import Mdns
 from tetherd.drivers.mutual import dialling
 from tetherd.drivers.nng import TLS
@@ -50,6 +51,8 @@ HINT: Final[Seconds] = 15.0
 LOST: Final[Seconds] = 2.0
 AGAIN: Final[Seconds] = 10.0
 """A node without a connection for so long is looked for, and then again so often."""
+
+NOWHERE: Final = Sight(views=judge((), (), OUTSIDE), dialable=False, relays=())
 
 _AGAIN: Final[Seconds] = 30.0
 _log = logging.getLogger("tetherd.peering")
@@ -133,6 +136,16 @@ class Finding:
             fault=self._fault,
             age=self._clock.monotonic() - self._began,
         )
+
+    def sight(self, relays: Sequence[str]) -> Sight:
+        """Return how this host appears to others; ``relays`` lead to it."""
+        return Sight(views=self._views(), dialable=self._dialable, relays=relays)
+
+    def _views(self) -> tuple[View, ...]:
+        if not self._config.cluster.dht:
+            return judge((), (), "cluster.dht is false, and only nodes of the DHT say what they see")
+        observed = self._dht.observed() if self._dht else []
+        return judge(observed, interfaces.all_addresses(), self._fault or "no node of the DHT has answered yet")
 
     @property
     def _dialable(self) -> bool:
@@ -321,6 +334,7 @@ def diagnosis(config: Config, clock: Clock, membership: Membership, finding: Fin
         datagrams=finding.datagrams if finding else lambda: None,
     )
 
+        sight=lambda: finding.sight(relays()) if finding else NOWHERE,
 
 def _is_loopback(listen: str) -> bool:
     return addresses.loopback(addresses.split(listen)[0])
