@@ -320,8 +320,10 @@ class Finding:
         return not refusal(Address(*place), loopback=_is_loopback(self._config.cluster.listen))
 
 
-def diagnosis(config: Config, clock: Clock, membership: Membership, finding: Finding | None) -> Diagnosis:
-    """Return what examines this host; ``finding`` is None where it is in no network."""
+def diagnosis(
+    config: Config, clock: Clock, membership: Membership, finding: Finding | None, relays: Callable[[], Sequence[str]]
+) -> Diagnosis:
+    """Return what examines this host; ``finding`` is None where it is in no network. ``relays`` lead to it."""
 
     def credentials() -> Credentials | None:
         return membership.standing.credentials if membership.standing else None
@@ -332,9 +334,9 @@ def diagnosis(config: Config, clock: Clock, membership: Membership, finding: Fin
         clock=clock,
         multicast=finding.multicast if finding else lambda: None,
         datagrams=finding.datagrams if finding else lambda: None,
+        sight=lambda: finding.sight(relays()) if finding else NOWHERE,
     )
 
-        sight=lambda: finding.sight(relays()) if finding else NOWHERE,
 
 def _is_loopback(listen: str) -> bool:
     return addresses.loopback(addresses.split(listen)[0])
