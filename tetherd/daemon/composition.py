@@ -125,11 +125,11 @@ class Daemon:
     def _authority(self) -> Caller | None:
         return self._network.authority() if self._network else None
 
-    def _add(self, role: Role) -> None:
-        self._roles.append(role)
     def _relays(self) -> list[str]:
         return self._network.relays.names if self._network else []
 
+    def _add(self, role: Role) -> None:
+        self._roles.append(role)
         self._routes.update(role.routes())
 
     def _lost(self, peer: int) -> None:
