@@ -7,7 +7,7 @@ from typing import Final
 
 import msgspec
 
-from tetherd.errors import BadRoster, InvalidInput
+from tetherd.errors import MALFORMED, BadRoster, InvalidInput
 from tetherd.types import RoleName, Seconds, parse_host_name, parse_node
 from tetherd.wire.tokens import MAX_ADDRESSES, check_address
 
@@ -89,7 +89,7 @@ def decode(body: bytes) -> Roster:
     try:
         roster = msgspec.json.decode(body, type=Roster)
         _check(roster)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except MALFORMED as error:
         raise BadRoster(f"the list of members cannot be read: {error}", fix=_FIX) from None
     except InvalidInput as error:
         raise BadRoster(f"the list of members names what cannot be: {error.message}", fix=_FIX) from None
