@@ -336,17 +336,22 @@ async def test_a_server_that_comes_back_is_found_again(address: str) -> None:
             assert remaining < 10
 
 
+def hang_up_unheard(caller: RemoteCaller) -> None:
+    """End its connection; return when nng knows of it, and the loop does not."""
+    nng.hang_up(caller._socket)
+    until = soon()
+    while caller._socket.pipes:
+        assert time.monotonic() < until
+        time.sleep(0.001)
+
+
 async def test_a_call_in_the_moment_of_a_loss_does_not_wait_for_the_next_connection(ipc: str) -> None:
     with calling(ipc) as caller:
         async with serving(ipc, Desk()):
             await caller.call(blob(), deadline=soon())
             sooner = asyncio.create_task(caller.call(manifest(), deadline=soon(30)))
             await asyncio.sleep(0)
-            nng.hang_up(caller._socket)
-            until = soon()
-            while caller._socket.pipes:
-                assert time.monotonic() < until
-                time.sleep(0.001)  # the loop is not to hear of it
+            hang_up_unheard(caller)
             assert caller.connected
             with pytest.raises(Unreachable, match="no connection"):
                 await within(caller.call(manifest(), deadline=soon(30)))
