@@ -284,7 +284,7 @@ class Finding:
     async def _exchange(self, dht: Dht) -> None:
         me, ports = self._standing.me, self._ports()
         rest = {service: port for service, port in ports.items() if service != "rpc"}
-        mine = Endpoint(me.addresses, rest) if me and me.addresses and ports else None
+        mine = Endpoint(self._standing.here, rest) if me and me.addresses and ports else None
         whereabouts = Whereabouts(dht, self.peering, self._clock, mine=mine, wanted=self._wanted, chance=random.random)
         async with asyncio.TaskGroup() as group:
             group.create_task(self._introduce(dht))

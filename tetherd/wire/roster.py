@@ -40,6 +40,8 @@ class KeyEpoch(msgspec.Struct, frozen=True):
 
     epoch: int
     digest: bytes
+    made: Seconds = 0.0
+    ends: Seconds = 0.0
 
 
 class Roster(msgspec.Struct, frozen=True, kw_only=True):
