@@ -330,7 +330,7 @@ def test_a_fetch_that_is_killed_goes_on_where_it_was(hosts: Hosts, tmp_path: Pat
         process.stdout.close()
         process.wait()
         assert len(Draft(blob, target).have) >= began
-    assert kills == 4
+    assert kills >= 2
     assert sha256(target.read_bytes()).digest() == sha256(data).digest()
 
 

@@ -12,13 +12,9 @@ from typing import Final
 
 import msgspec
 
-from tetherd.drivers.mutual import peer
-from tetherd.errors import TetherError
+from tetherd.drivers.dialer import POLL, Dialer, Refused
 from tetherd.types import Digest, Seconds
 from tetherd.wire.chunks import Blob, BlobSource, from_bits
-
-POLL: Final[Seconds] = 0.25
-"""How often whoever waits looks whether it still should."""
 
 _MAX_HEAD: Final = 8192
 _OK: Final = 200
@@ -39,23 +35,14 @@ class Pace(msgspec.Struct, frozen=True):
 PACE: Final = Pace()
 
 
-class Refused(TetherError):
-    """A source answered with something else than what was asked for. ``final``: asking again cannot help."""
-
-    def __init__(self, message: str, *, final: bool = True) -> None:
-        super().__init__(message)
-        self.final = final
-
-
 class Link:
     """One connection to one source, opened when it is first needed. For one thread; ``stopped`` ends every wait."""
 
-    def __init__(self, source: BlobSource, context: ssl.SSLContext, pace: Pace, stopped: Callable[[], bool]) -> None:
+    def __init__(self, source: BlobSource, dialer: Dialer, pace: Pace, stopped: Callable[[], bool]) -> None:
         self._source = source
-        self._context = context
+        self._dialer = dialer
         self._pace = pace
         self._stopped = stopped
-        self._socket: socket.socket | None = None  # also while it is not usable yet
         self._connection: ssl.SSLSocket | None = None
         self._began: Seconds = 0.0
         self._received = 0
@@ -83,13 +70,13 @@ class Link:
 
     def close(self) -> None:
         """Hang up."""
-        if self._socket is not None:
-            self._socket.close()
-        self._socket = self._connection = None
+        if self._connection is not None:
+            self._connection.close()
+        self._connection = None
 
     def abort(self) -> None:
         """End whatever the link's thread waits for; from another thread."""
-        found = self._socket
+        found = self._connection
         if found is not None:
             with contextlib.suppress(OSError):
                 # Not SSLSocket.shutdown: that makes what the other thread sends next go out unencrypted.
@@ -101,7 +88,7 @@ class Link:
         """Send a request and return the body of the answer, received into ``into`` where that is given."""
         connection = self._connection or self._connect()
         self._began, self._received = time.monotonic(), 0
-        connection.sendall(f"GET {path} HTTP/1.1\r\nhost: {self._source.address}\r\n{headers}\r\n".encode("ascii"))
+        connection.sendall(f"GET {path} HTTP/1.1\r\nhost: {self._source.node}\r\n{headers}\r\n".encode("ascii"))
         received = bytearray()
         while (end := received.find(b"\r\n\r\n")) < 0:
             if len(received) > _MAX_HEAD:
@@ -119,20 +106,8 @@ class Link:
         return view
 
     def _connect(self) -> ssl.SSLSocket:
-        host, _, port = self._source.address.rpartition(":")
-        family, kind, protocol, _, where = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)[0]
-        self._socket = raw = socket.socket(family, kind, protocol)
-        raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        raw.settimeout(self._pace.connect)
-        if self._stopped():
-            raise OSError("the fetch is over")
-        raw.connect(where)
-        self._socket = connection = self._context.wrap_socket(raw, do_handshake_on_connect=False)
-        connection.do_handshake()
-        if peer(connection) != self._source.node:
-            raise Refused("is another node than the one that is expected there")
+        self._connection = connection = self._dialer.connect(self._source, self._stopped)
         connection.settimeout(POLL)
-        self._connection = connection
         return connection
 
     def _fill(self, view: memoryview, first: bytearray) -> None:
