@@ -52,7 +52,7 @@ class Daemon:
         self._cluster = Cluster(membership, clock=clock, authority=self._authority)
         self._examination = Examination(self._explain)
         finding = self._network.finding if self._network else None
-        self._diagnosis = diagnosis(config, clock, membership, finding, self._relays)
+        self._diagnosis = diagnosis(config, clock, membership, finding, relays=self._relays, examine=self._explain)
         self._routes: dict[type[Request[Any]], Handler] = {}
         self._local = LocalCaller(self._routes)
         self._callers: dict[str, RemoteCaller] = {}
