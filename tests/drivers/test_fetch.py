@@ -109,7 +109,12 @@ def huge(connection, start, end) -> None:
     connection.sendall(head(206, 2**64, content_range=f"bytes {start}-{end - 1}/{2**64}") + DATA[start:end])
 
 
+def counts(connection, start, end) -> None:
+    connection.sendall(right(start, end).replace(b"length: ", b"length: " + b"9" * 5000, 1))
+
+
 HOSTILE = [dies, lies, drips, hangs, truncates, shifts, sends_all, babbles, never_heads, redirects, huge, overflows]
+HOSTILE += [counts]
 
 
 def test_one_source_gives_all_of_it(hosts: Hosts, client: BulkClient, path: Path) -> None:

@@ -17,6 +17,7 @@ from tetherd.types import Digest, Seconds
 from tetherd.wire.chunks import Blob, BlobSource, from_bits
 
 _MAX_HEAD: Final = 8192
+_DIGITS: Final = 20  # int() raises what is no error of ours where there are thousands
 _OK: Final = 200
 _PARTIAL: Final = 206
 _MAY_COME: Final = frozenset({404, 429, 500, 503})
@@ -99,9 +100,10 @@ class Link:
         if status != (_PARTIAL if headers else _OK):
             raise Refused(f"answered {status}", final=status not in _MAY_COME)
         announced = self._head.get("content-length", "")
-        if not announced.isdecimal() or (int(announced) > length if at_most else int(announced) != length):
+        number = int(announced) if announced.isdecimal() and len(announced) < _DIGITS else -1
+        if not (0 <= number <= length if at_most else number == length):
             raise Refused(f"announced {announced!r:.40} bytes instead of {length}")
-        view = memoryview(bytearray(int(announced))) if into is None else into[: int(announced)]
+        view = memoryview(bytearray(number)) if into is None else into[:number]
         self._fill(view, received[end + 4 :])
         return view
 
