@@ -18,6 +18,9 @@ from tetherd.wire.chunks import Blob, BlobSource, from_bits
 
 _MAX_HEAD: Final = 8192
 _DIGITS: Final = 20  # int() raises what is no error of ours where there are thousands
+_WORTH: Final = 64 * 1024
+"""A connection that brought so much of a chunk is worth another one that brings the rest."""
+
 _OK: Final = 200
 _PARTIAL: Final = 206
 _MAY_COME: Final = frozenset({404, 429, 500, 503})
@@ -45,6 +48,7 @@ class Link:
         self._pace = pace
         self._stopped = stopped
         self._connection: ssl.SSLSocket | None = None
+        self._filled = 0  # bytes of the body that is being received
         self._began: Seconds = 0.0
         self._received = 0
         self._head: dict[str, str] = {}
@@ -53,20 +57,39 @@ class Link:
         """Return which chunks the source has; None = all. Raises Refused, OSError."""
         total = len(blob)
         size = -(-total // 8)
+        self._watch()
         have = from_bits(bytes(self._ask(f"/blobs/{blob.digest}/chunks", "", size)), total)
         return None if len(have) == total else have
 
     def read(self, blob: Blob, index: int, into: memoryview) -> memoryview:
-        """Return a chunk, received into the start of ``into``. Raises Refused, OSError."""
+        """Return a chunk, received into the start of ``into``. Raises Refused, OSError.
+
+        Where the connection is lost after it brought a good part, the rest is asked for on another one.
+        """
         start, length = blob.span(index)
-        wanted = f"bytes {start}-{start + length - 1}/{blob.size}"
-        data = self._ask(f"/blobs/{blob.digest}", f"range: bytes={start}-{start + length - 1}\r\n", length, into)
+        self._watch()
+        at = 0
+        while at < length:
+            try:
+                at += len(self._rest(blob, start + at, into[at:length]))
+            except OSError:
+                if self._filled < _WORTH or self._stopped():
+                    raise
+                at += self._filled
+                self.close()
+        return into[:length]
+
+    def _rest(self, blob: Blob, start: int, into: memoryview) -> memoryview:
+        end = start + len(into) - 1
+        wanted = f"bytes {start}-{end}/{blob.size}"
+        data = self._ask(f"/blobs/{blob.digest}", f"range: bytes={start}-{end}\r\n", len(into), into)
         if self._head.get("content-range") != wanted:
             raise Refused(f"sent the range {self._head.get('content-range', 'none')!r:.80} instead of {wanted!r}")
         return data
 
     def whole(self, digest: Digest, limit: int) -> memoryview:
         """Return a blob of unknown size, at most ``limit`` bytes. Raises Refused, OSError."""
+        self._watch()
         return self._ask(f"/blobs/{digest}", "", limit, at_most=True)
 
     def close(self) -> None:
@@ -87,8 +110,8 @@ class Link:
         self, path: str, headers: str, length: int, into: memoryview | None = None, *, at_most: bool = False
     ) -> memoryview:
         """Send a request and return the body of the answer, received into ``into`` where that is given."""
+        self._filled = 0
         connection = self._connection or self._connect()
-        self._began, self._received = time.monotonic(), 0
         connection.sendall(f"GET {path} HTTP/1.1\r\nhost: {self._source.node}\r\n{headers}\r\n".encode("ascii"))
         received = bytearray()
         while (end := received.find(b"\r\n\r\n")) < 0:
@@ -116,9 +139,13 @@ class Link:
         if len(first) > len(view):
             raise Refused("sent more bytes than it announced")
         view[: len(first)] = first
-        at = len(first)
-        while at < len(view):
-            at += self._receive(view[at:])
+        self._filled = len(first)
+        while self._filled < len(view):
+            self._filled += self._receive(view[self._filled :])
+
+    def _watch(self) -> None:
+        """Begin to measure how fast the source is."""
+        self._began, self._received = time.monotonic(), 0
 
     def _receive(self, view: memoryview) -> int:
         """Receive some bytes. Raises OSError at the end, Refused when they come too slowly."""
