@@ -113,7 +113,7 @@ complete -c tetherctl -n '__tetherctl_at cluster leave' -s h -l help -d 'Explain
 complete -c tetherctl -n '__tetherctl_at cluster keys' -l force -d 'Rotate though members may not have the last key: the DHT will not find them.'
 complete -c tetherctl -n '__tetherctl_at cluster keys' -s y -l yes -d 'Do not ask.'
 complete -c tetherctl -n '__tetherctl_at cluster keys' -s h -l help -d 'Explain the command.'
-complete -c tetherctl -n '__tetherctl_at cluster ca' -l force -d 'Rotate though members are not ready: they must join again.'
+complete -c tetherctl -n '__tetherctl_at cluster ca' -l force -d 'Rotate though members are not ready: they are cut off until they renewed.'
 complete -c tetherctl -n '__tetherctl_at cluster ca' -s y -l yes -d 'Do not ask.'
 complete -c tetherctl -n '__tetherctl_at cluster ca' -s h -l help -d 'Explain the command.'
 complete -c tetherctl -n '__tetherctl_at nodes ls' -s h -l help -d 'Explain the command.'

@@ -10,7 +10,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from tetherd.drivers import authority, certificates
+from tetherd.drivers import authority, certificates, roots
 from tetherd.drivers.authority import GRACE, NetworkAuthority
 from tetherd.drivers.certificates import DAY, LEAF_LIFE, spki_of
 from tetherd.errors import (
@@ -31,7 +31,7 @@ from tetherd.wire import enrolment
 from tetherd.wire.enrolment import Admission, JoinRequest, RenewRequest
 from tetherd.wire.roster import Member, Roster
 from tetherd.wire.signing import certificates as parse
-from tetherd.wire.signing import key_digest, spki_digest, verify
+from tetherd.wire.signing import heirs, key_digest, spki_digest, verify
 from tetherd.wire.tokens import JoinToken
 
 NOW = 1_800_000_000.0
@@ -285,6 +285,25 @@ def test_another_root_takes_over_step_by_step(home: NetworkAuthority, folder: Pa
     again.close()
 
 
+def test_the_way_from_former_roots_to_the_present_one_stays(folder: Path) -> None:
+    pins: list[bytes] = []
+    for _ in range(roots.REMEMBERED + 2):
+        home = NetworkAuthority(folder, ENROL)
+        pins.append(spki_digest(parse(home.roots)[0]))
+        for _ in range(3):
+            home.rotate([], NOW, force=True)
+        shown, lineage = parse(home.roots), parse(home.lineage)
+        home.close()
+    assert [heirs(pin, shown, lineage) for pin in pins[-roots.REMEMBERED :]] == [shown] * roots.REMEMBERED
+    assert heirs(pins[0], shown, lineage) == []
+    names = {path.name for path in folder.iterdir() if path.suffix in (".key", ".pem")}
+    last = len(pins) + 1
+    oldest = last - roots.REMEMBERED
+    kept = {f"root-{number}.pem" for number in range(oldest, last)}
+    kept |= {f"succession-{number}.pem" for number in range(oldest + 1, last + 1)}
+    assert names == kept | {f"{kind}-{last}.{suffix}" for kind in ("root", "issuing") for suffix in ("key", "pem")}
+
+
 @pytest.mark.parametrize("steps", [0, 1, 2])
 def test_a_crash_in_the_middle_of_a_rotation_is_gone_over(folder: Path, steps: int) -> None:
     for _ in range(steps):
@@ -292,7 +311,7 @@ def test_a_crash_in_the_middle_of_a_rotation_is_gone_over(folder: Path, steps: i
         home.rotate([], NOW, force=True)
         home.close()
     if steps == 0:  # the keys were made, the ledger does not say so yet
-        authority._make(folder, 2, NOW)
+        roots.make(folder, 2, NOW)
     home = NetworkAuthority(folder, ENROL)
     assert len(home.roots) == (1 if steps == 0 else 2)
     for expected in [authority.ANNOUNCED, authority.SWITCHED, authority.STEADY][steps:]:

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import socket
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from tetherd.errors import (
 from tetherd.types import Credentials
 from tetherd.wire.enrolment import Admission
 from tetherd.wire.roster import Member
+from tetherd.wire.signing import certificates as parse
 from tetherd.wire.signing import key_digest
 from tetherd.wire.tokens import JoinToken
 
@@ -66,6 +67,17 @@ class Network:
 
     def _count(self) -> None:
         self.admitted += 1
+
+    async def renew(self) -> str:
+        """Have the listener show a new certificate of the founder, which is returned."""
+        before = self.credentials
+        public = certificates.spki_of(serialization.load_pem_private_key(before.key_pem.encode(), None).public_key())  # type: ignore[arg-type]
+        founder = Member(node=before.node, name="founder", roles=("orchestrator",))
+        chain = self.authority.enlist(public, founder, CLOCK.wall()).chain
+        self.server.show(Credentials(before.node, before.key_pem, chain, before.roots_pem))
+        for _ in range(10):
+            await asyncio.sleep(0)  # the listener takes its turn
+        return chain
 
     def invite(self, ttl: float = 60.0) -> JoinToken:
         return self.authority.invite(("worker",), ttl, "", CLOCK.wall())
@@ -103,6 +115,9 @@ class Host:
     async def join(self, token: JoinToken) -> tuple[Admission, str]:
         return await asyncio.to_thread(self.applicant.join, token)
 
+    async def renew(self, network: str, addresses: Sequence[str], roots: str) -> tuple[Admission, str]:
+        return await asyncio.to_thread(self.applicant.renew, network, addresses, roots)
+
 
 async def test_a_host_joins_and_renews(network: Network) -> None:
     host, token = Host(), network.invite()
@@ -113,21 +128,48 @@ async def test_a_host_joins_and_renews(network: Network) -> None:
     assert (member.name, member.roles, member.addresses) == ("w-1", ("worker",), ())  # nobody dials a worker
     again, _ = await host.join(token)
     joining.check(again, host.node, token.network, root)
-    renewed = await asyncio.to_thread(host.applicant.renew, token.network, roster.enrol, network.roots)
+    renewed, trusted = await host.renew(token.network, roster.enrol, network.roots)
+    assert trusted == network.roots
     joining.check(renewed, host.node, token.network, root)
     assert len({admission.chain, again.chain, renewed.chain}) == 3
     assert network.admitted == 3
 
 
 async def test_hosts_still_join_after_the_listener_got_its_next_certificate(network: Network) -> None:
-    before = network.credentials
-    node = before.node
-    public = certificates.spki_of(serialization.load_pem_private_key(before.key_pem.encode(), None).public_key())  # type: ignore[arg-type]
-    founder = Member(node=node, name="founder", roles=("orchestrator",))
-    chain = network.authority.enlist(public, founder, CLOCK.wall()).chain
-    network.server.show(Credentials(node, before.key_pem, chain, before.roots_pem))
+    chain = await network.renew()
     await Host().join(network.invite())
     assert network.server._leaf == enrolment.leaf_digest(chain)
+
+
+async def test_join_tokens_of_before_lead_in_while_the_root_changes_and_after_it(network: Network) -> None:
+    tokens = [network.invite() for _ in range(6)]
+    (first,) = network.authority.roots
+    for step in range(6):
+        network.authority.rotate([], CLOCK.wall(), force=True)
+        await network.renew()
+        host = Host()
+        admission, roots = await host.join(tokens[step])
+        roster = joining.check(admission, host.node, tokens[step].network, roots)
+        assert {each.subject for each in parse([roots])} <= {each.subject for each in parse(roster.roots)}
+    assert first not in network.authority.roots
+
+
+async def test_a_member_that_was_away_while_the_root_changed_renews(network: Network) -> None:
+    host, token = Host(), network.invite()
+    await host.join(token)
+    for _ in range(3):
+        network.authority.rotate(["w-1"], CLOCK.wall(), force=True)
+    await network.renew()
+    renewed, roots = await host.renew(token.network, token.addresses, network.roots)
+    assert roots == "".join(network.authority.roots) != network.roots
+    joining.check(renewed, host.node, token.network, roots)
+
+
+async def test_a_root_that_no_former_one_vouches_for_leads_nowhere(network: Network, tmp_path: Path) -> None:
+    async with Network(tmp_path / "b").running() as other:
+        other.authority.lineage = network.authority.roots
+        with pytest.raises(PinMismatch):
+            await Host().join(msgspec.structs.replace(network.invite(), addresses=(other.address,)))
 
 
 async def test_what_the_authority_refuses_is_said(network: Network) -> None:
@@ -142,7 +184,7 @@ async def test_what_the_authority_refuses_is_said(network: Network) -> None:
         await Host().join(msgspec.structs.replace(token, secret=b"\0" * 16))
     network.authority.change(host.node, CLOCK.wall(), revoked=CLOCK.wall())
     with pytest.raises(Revoked):
-        await asyncio.to_thread(host.applicant.renew, token.network, token.addresses, network.roots)
+        await host.renew(token.network, token.addresses, network.roots)
 
 
 async def test_who_fails_too_often_waits(network: Network) -> None:
@@ -169,8 +211,8 @@ async def test_another_root_is_noticed_before_anything_is_said(network: Network,
             await Host().join(token)
         assert seen == ["GET /v1/network 0"]
         with pytest.raises(PinMismatch):
-            await asyncio.to_thread(Host().applicant.renew, token.network, [other.address], network.roots)
-        assert seen == ["GET /v1/network 0"]
+            await Host().renew(token.network, [other.address], network.roots)
+        assert seen == ["GET /v1/network 0"] * 2
 
 
 async def test_one_who_shows_the_right_root_without_its_certificates_gets_nothing(

@@ -108,7 +108,7 @@ def test_a_crash_while_joining_or_leaving_leaves_one_or_the_other(
             patch.setattr(keys.durable, name, failing)
 
     for deed in (join, Identity.leave):
-        for step in range(4):
+        for step in range(5):
             with monkeypatch.context() as patch:
                 crash_at(step)
                 with pytest.raises(Crash):

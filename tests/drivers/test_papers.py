@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tetherd.drivers import keys
+from tetherd.drivers import durable, keys
 from tetherd.drivers.clock import SystemClock
 from tetherd.drivers.enrolment import EnrolmentServer
 from tetherd.drivers.papers import DiskPapers
@@ -187,7 +187,7 @@ async def test_a_key_is_not_lost_by_a_crash_while_it_is_taken_over(
         """The power is gone."""
 
     left = [step]
-    real = keys.durable.write
+    real = durable.write
 
     def failing(path: Path, data: bytes) -> None:
         if left[0] == 0:
@@ -196,7 +196,7 @@ async def test_a_key_is_not_lost_by_a_crash_while_it_is_taken_over(
         real(path, data)
 
     with monkeypatch.context() as patch:
-        patch.setattr(keys.durable, "write", failing)
+        patch.setattr(durable, "write", failing)
         with pytest.raises(Crash):
             host.accept(news.signed, news.keys)
     again = papers(tmp_path, "b")
@@ -220,6 +220,41 @@ async def test_a_revoked_node_knows_and_cannot_renew(founder: Founder, tmp_path:
     async with founder.open():
         with pytest.raises(NodeNotFound):
             await asyncio.to_thread(host.renew)
+
+
+@pytest.mark.parametrize("step", range(6))
+async def test_a_host_that_was_away_while_the_root_changed_comes_back(
+    founder: Founder, tmp_path: Path, step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await founder.join(papers(tmp_path, "b"))
+    for _ in range(3):
+        founder.papers.rotate(["b"], force=True)
+    founder.standing = founder.papers.renew()
+
+    class Crash(BaseException):
+        """The power is gone."""
+
+    left = [step]
+    real = durable.write
+
+    def failing(path: Path, data: bytes) -> None:
+        if left[0] == 0:
+            raise Crash
+        left[0] -= 1
+        real(path, data)
+
+    host = papers(tmp_path, "b")
+    host.load()
+    async with founder.open():
+        with monkeypatch.context() as patch:
+            patch.setattr(durable, "write", failing)
+            with contextlib.suppress(Crash):
+                await asyncio.to_thread(host.renew)
+        again = papers(tmp_path, "b")
+        assert again.load() is not None
+        renewed = await asyncio.to_thread(again.renew)
+    assert renewed.roster.roots == founder.standing.roster.roots
+    assert not renewed.outdated
 
 
 async def test_leaving_leaves_nothing(founder: Founder, tmp_path: Path) -> None:

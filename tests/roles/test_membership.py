@@ -11,7 +11,7 @@ import pytest
 from tetherd.errors import Conflict, NotInNetwork, TetherError, Unreachable
 from tetherd.policy.membership import Standing
 from tetherd.ports import Context
-from tetherd.roles.membership import Membership
+from tetherd.roles.membership import LONELY, Membership
 from tetherd.testing.time import LoopClock, simulated
 from tetherd.types import Credentials, RoleName
 from tetherd.wire.messages import Request, Resign, Rostered, WatchRoster
@@ -301,13 +301,15 @@ async def test_a_daemon_is_composed_anew_only_when_that_matters() -> None:
 
 @simulated
 async def test_certificates_are_renewed_at_half_life() -> None:
-    _, worker = pair()
+    founder, worker = pair()
+    following = asyncio.create_task(worker.membership.follow(A, founder))
     told: list[Credentials] = []
     worker.membership.renewed = [told.append]
     began = CLOCK.wall()
     keeping = asyncio.create_task(worker.membership.run(lambda: None))
     await asyncio.sleep(8 * DAY)
     keeping.cancel()
+    following.cancel()
     assert worker.papers.renewals == pytest.approx([began + 3.5 * DAY, began + 7 * DAY], abs=120)
     assert [each.chain_pem for each in told] == [f"at {when}" for when in worker.papers.renewals]
     assert worker.compositions == 0
@@ -316,7 +318,9 @@ async def test_certificates_are_renewed_at_half_life() -> None:
 @simulated
 async def test_who_is_elsewhere_than_the_others_believe_tells_the_authority() -> None:
     second = Member(node=B, name="b", roles=("orchestrator",), addresses=("h:2",))
+    founder = Node(A, "orchestrator", roster=roster_of(FOUNDER, second))
     node = Node(B, "orchestrator", roster=roster_of(FOUNDER, second))
+    following = asyncio.create_task(node.membership.follow(A, founder))
     keeping = asyncio.create_task(node.membership.run(lambda: None))
     await asyncio.sleep(60)
     assert len(node.papers.renewals) > 1, "the authority goes on saying where it was"
@@ -326,16 +330,35 @@ async def test_who_is_elsewhere_than_the_others_believe_tells_the_authority() ->
     await asyncio.sleep(DAY)
     assert node.papers.renewals == []
     keeping.cancel()
+    following.cancel()
+
+
+@simulated
+async def test_who_hears_from_nobody_asks_the_authority_whether_the_root_changed() -> None:
+    founder, worker = pair()
+    founder.membership.standing = None  # it answers nothing
+    following = asyncio.create_task(worker.membership.follow(A, founder))
+    began = CLOCK.wall()
+    keeping = asyncio.create_task(worker.membership.run(lambda: None))
+    await asyncio.sleep(1800)
+    assert worker.papers.renewals == pytest.approx([began + LONELY], abs=1)
+    founder.membership.standing = founder.papers.standing
+    await asyncio.sleep(DAY)
+    assert len(worker.papers.renewals) == 1, "it hears of everything again"
+    for task in (keeping, following):
+        task.cancel()
 
 
 @simulated
 async def test_a_renewal_that_fails_is_tried_again_soon() -> None:
-    _, worker = pair()
+    founder, worker = pair()
+    following = asyncio.create_task(worker.membership.follow(A, founder))
     worker.papers.failures = [Unreachable("gone", fix="wait") for _ in range(3)]
     began = CLOCK.wall()
     keeping = asyncio.create_task(worker.membership.run(lambda: None))
     await asyncio.sleep(4 * DAY)
     keeping.cancel()
+    following.cancel()
     (when,) = worker.papers.renewals
     assert began + 3.5 * DAY < when < began + 3.5 * DAY + 300
 

@@ -17,12 +17,14 @@ from tetherd.drivers.certificates import (
     new_key,
     pem,
     spki_of,
+    vouch,
 )
 from tetherd.errors import BadRoster, WrongNetwork
 from tetherd.wire.roster import Roster, SignedRoster, encode
-from tetherd.wire.signing import certificates, key_digest, sign, spki_digest, verify
+from tetherd.wire.signing import certificates, heirs, key_digest, sign, spki_digest, verify
 
 NOW = 1_800_000_000.0
+NEXT, LAST = make_root(NOW), make_root(NOW)
 ROOT = make_root(NOW)
 ISSUING = make_issuing(ROOT, NOW)
 NETWORK = spki_digest(ROOT.certificate).hex()[:16]
@@ -96,3 +98,29 @@ def test_other_texts_are_no_certificates() -> None:
 def test_the_digest_of_a_key_is_that_of_its_certificate() -> None:
     assert key_digest(ROOT.key.public_key()) == spki_digest(ROOT.certificate)
     assert encode(ROSTER) == SIGNED.body
+
+
+PIN = spki_digest(ROOT.certificate)
+LINEAGE = [ROOT.certificate, vouch(ROOT, NEXT.certificate, NOW), NEXT.certificate, vouch(NEXT, LAST.certificate, NOW)]
+
+
+def test_a_root_leads_to_those_that_followed_it() -> None:
+    assert heirs(PIN, [ROOT.certificate], []) == [ROOT.certificate]
+    assert heirs(PIN, [ROOT.certificate, NEXT.certificate], LINEAGE[:2]) == [ROOT.certificate, NEXT.certificate]
+    assert heirs(PIN, [LAST.certificate], LINEAGE) == [LAST.certificate]
+    assert heirs(spki_digest(NEXT.certificate), [LAST.certificate], LINEAGE) == [LAST.certificate]
+
+
+def test_no_root_leads_to_one_that_it_did_not_vouch_for() -> None:
+    stranger, node = make_root(NOW), Authority(new_key(), ROOT.certificate)
+    leaf = issue(ISSUING, spki_of(node.key.public_key()), NOW)
+    for lineage in (
+        [],
+        [ROOT.certificate],
+        [stranger.certificate, vouch(stranger, NEXT.certificate, NOW)],
+        [ROOT.certificate, vouch(Authority(stranger.key, ROOT.certificate), NEXT.certificate, NOW)],
+        [ROOT.certificate, ISSUING.certificate, vouch(ISSUING, NEXT.certificate, NOW)],
+        [ROOT.certificate, ISSUING.certificate, leaf, vouch(Authority(node.key, leaf), NEXT.certificate, NOW)],
+    ):
+        assert heirs(PIN, [NEXT.certificate], lineage) == []
+    assert heirs(spki_digest(LAST.certificate), [ROOT.certificate], LINEAGE) == [], "no way leads back"

@@ -113,14 +113,14 @@ def ca(
     ctx: Context,
     what: Annotated[str, Argument(metavar="[show|rotate]", help="What to do.")] = "show",
     force: Annotated[
-        bool, Option("--force", help="Rotate though members are not ready: they must join again.")
+        bool, Option("--force", help="Rotate though members are not ready: they are cut off until they renewed.")
     ] = False,
     yes: Annotated[bool, Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Show the keys that the network trusts, or replace them.
 
     To replace them takes three times rotate: the members trust a second root; they get certificates under it; they
-    trust it alone. Each step waits for members that are not ready.
+    trust it alone. Each step waits for members that are not ready. Join tokens go on working.
     """
     session: Session = ctx.obj
     if what not in ("show", "rotate"):

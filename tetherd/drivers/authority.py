@@ -11,14 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from cryptography import x509
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from tetherd.drivers import certificates, directories, durable
+from tetherd.drivers import certificates, directories, durable, roots
 from tetherd.drivers.members import Invitation, MemberLedger
-from tetherd.errors import Conflict, Forbidden, StorageFailed, WrongNetwork, WrongToken
+from tetherd.errors import Conflict, Forbidden, WrongNetwork, WrongToken
 from tetherd.policy.membership import DIALABLE
 from tetherd.types import RoleName, Seconds, parse_host_name
 from tetherd.wire import enrolment, signing
@@ -26,8 +25,6 @@ from tetherd.wire.enrolment import Admission, JoinRequest, RenewRequest
 from tetherd.wire.roster import KeyEpoch, Member, Roster, SignedRoster, decode
 from tetherd.wire.tokens import ID_BYTES, MAX_ADDRESSES, SECRET_BYTES, JoinToken, check_address, network_id
 
-ROOT: Final = "root"
-ISSUING: Final = "issuing"
 LEDGER: Final = "authority.db"
 GRACE: Final[Seconds] = 30 * certificates.DAY
 """How long after a certificate ran out its node may still renew it by proving its key."""
@@ -37,12 +34,14 @@ OVERLAP: Final[Seconds] = certificates.LEAF_LIFE
 """For how long a shared key that was replaced opens for members that are away: as long as their certificates last."""
 
 STEADY, ANNOUNCED, SWITCHED = range(3)
-REJOIN: Final = "they will have to join again"
+_LATER: Final = "each is cut off until it has renewed its certificate, which it does by itself"
 _DIGEST: Final = ec.ECDSA(hashes.SHA256())
 
 
 class NetworkAuthority:
     """Decides who is a member. Thread-safe and blocking: every change is durable when its method returns.
+
+    ``lineage``: former roots and what leads from each to the next (PEM), for those who know no later one.
 
     ``enrol``: HOST:PORT where hosts reach it, as tokens and nodes are told. Raises Forbidden for keys that others can
     read, StorageFailed for damaged ones.
@@ -55,6 +54,7 @@ class NetworkAuthority:
         self._ledger = MemberLedger(directory / LEDGER)
         self._signed: SignedRoster | None = None
         self._signed_epoch = 0
+        self.lineage: tuple[str, ...] = ()
         try:
             self._open()
         except BaseException:
@@ -87,7 +87,7 @@ class NetworkAuthority:
                 Invitation(token, enrolment.proof_key(secret), roles, now + min(ttl, MAX_TTL), name), now
             )
             network = self._ledger.state().network
-        pin = signing.spki_digest(self._root.certificate)  # it leads nowhere once the next root has taken over
+        pin = signing.spki_digest(self._roots[0].certificate)
         return JoinToken(network=network, pin=pin, id=token, secret=secret, addresses=self._enrol)
 
     def join(self, request: JoinRequest, leaf: bytes, now: Seconds) -> Admission:
@@ -151,20 +151,20 @@ class NetworkAuthority:
         """Take the next step towards another root; return how far that has brought it.
 
         ``lagging``: names of members that do not have the newest roster yet. Raises Conflict, which names who is not
-        ready for the step, unless it is by ``force``: those will have to join again.
+        ready for the step, unless it is by ``force``: those find the new root when they renew their certificates.
         """
         with self._lock:
             state = self._ledger.state()
             if state.rotation == STEADY:
-                _make(self._directory, state.generation + 1, now)
+                roots.make(self._directory, state.generation + 1, now)
                 self._ledger.rotate(state.generation, ANNOUNCED, now)
             elif state.rotation == ANNOUNCED:
-                _check_ready(lagging, "have not heard of the new root yet", REJOIN, force=force)
+                _check_ready(lagging, "have not heard of the new root yet", _LATER, force=force)
                 self._ledger.rotate(state.generation, SWITCHED, now)
             else:
                 behind = set(self._ledger.behind(state.generation + 1))
                 names = [member.name for member in state.members if member.node in behind]
-                _check_ready(names, "have no certificate under the new root yet", REJOIN, force=force)
+                _check_ready(names, "have no certificate under the new root yet", _LATER, force=force)
                 self._ledger.rotate(state.generation + 1, STEADY, now)
             self._open()
             return self._ledger.state().rotation
@@ -193,15 +193,15 @@ class NetworkAuthority:
     def _open(self) -> None:
         """Read the keys that belong to the step that the ledger has recorded, and remove those before them."""
         state = self._ledger.state()
-        for old in range(1, state.generation):
-            _remove(self._directory, old)
+        roots.retire(self._directory, state.generation)
         generations = [state.generation] if state.rotation == STEADY else [state.generation, state.generation + 1]
         if state.rotation == SWITCHED:
             generations.reverse()
         self._generation = generations[0]
-        self._roots = [_read(self._directory, _named(ROOT, each)) for each in generations]
-        self._root = self._roots[0]
-        self._issuing = _read(self._directory, _named(ISSUING, self._generation))
+        found = [roots.read(self._directory, each) for each in generations]
+        self._roots = [root for root, _ in found]
+        self._issuing = found[0][1]
+        self.lineage = roots.lineage(self._directory, max(generations))
 
     def _roster(self) -> SignedRoster:
         state = self._ledger.state()
@@ -250,7 +250,7 @@ def found(directory: Path, name: str, now: Seconds) -> str:
     parse_host_name(name)
     directories.private(directory)
     directory.chmod(0o700)
-    root = _make(directory, 1, now)
+    root = roots.make(directory, 1, now)
     network = network_id(signing.spki_digest(root.certificate))
     ledger = MemberLedger(directory / LEDGER)
     try:
@@ -260,26 +260,6 @@ def found(directory: Path, name: str, now: Seconds) -> str:
     return network
 
 
-def _make(directory: Path, generation: int, now: Seconds) -> certificates.Authority:
-    """Make a root and its issuing authority, as far as a crash has not left them there."""
-    name, below = _named(ROOT, generation), _named(ISSUING, generation)
-    root = _made(directory, name) or _write(directory, name, certificates.make_root(now))
-    if not _made(directory, below):
-        _write(directory, below, certificates.make_issuing(root, now))
-    return root
-
-
-def _named(name: str, generation: int) -> str:
-    return name if generation == 1 else f"{name}-{generation}"
-
-
-def _remove(directory: Path, generation: int) -> None:
-    for name in (_named(ROOT, generation), _named(ISSUING, generation)):
-        for suffix in (".key", ".pem"):
-            if (directory / f"{name}{suffix}").exists():
-                durable.remove(directory / f"{name}{suffix}")
-
-
 def _check_ready(names: Sequence[str], what: str, cost: str, *, force: bool) -> None:
     if names and not force:
         raise Conflict(
@@ -287,37 +267,6 @@ def _check_ready(names: Sequence[str], what: str, cost: str, *, force: bool) -> 
             fix=f"wait until they are connected, or leave them behind with --force: {cost}",
             details={"waiting": list(names)},
         )
-
-
-def _write(directory: Path, name: str, authority: certificates.Authority) -> certificates.Authority:
-    # The certificate last: a key without one was left by a crash, and is made again.
-    durable.write(directory / f"{name}.key", certificates.key_pem(authority.key))
-    durable.write(directory / f"{name}.pem", certificates.pem(authority.certificate).encode())
-    return authority
-
-
-def _made(directory: Path, name: str) -> certificates.Authority | None:
-    return _read(directory, name) if (directory / f"{name}.pem").exists() else None
-
-
-def _read(directory: Path, name: str) -> certificates.Authority:
-    key_file = directory / f"{name}.key"
-    text, shown = durable.read(key_file, secret=True), durable.read(directory / f"{name}.pem")
-    try:
-        if text is None or shown is None:
-            raise ValueError("it is missing, or its certificate is")
-        key = serialization.load_pem_private_key(text, password=None)
-        certificate = x509.load_pem_x509_certificate(shown)
-        if not isinstance(key, ec.EllipticCurvePrivateKey):
-            raise TypeError("it is not of the curve P-256")
-        if signing.spki_digest(certificate) != signing.key_digest(key.public_key()):
-            raise ValueError("its certificate is for another key")
-    except (ValueError, TypeError) as error:
-        raise StorageFailed(
-            f"the key {key_file} of the network's authority cannot be used: {error}",
-            fix="restore the state folder from a backup",
-        ) from None
-    return certificates.Authority(key, certificate)
 
 
 def _check_signature(key: ec.EllipticCurvePublicKey, signature: bytes, about: bytes) -> None:
@@ -345,7 +294,6 @@ def _addresses(given: tuple[str, ...], roles: tuple[RoleName, ...]) -> tuple[str
 
 def end(directory: Path) -> None:
     """Remove a network's authority: nobody will ever be let in, renewed or sent away again."""
-    for path in (
-        sorted(directory.glob(f"{LEDGER}*")) + sorted(directory.glob("*.key")) + sorted(directory.glob("*.pem"))
-    ):
+    for path in sorted(directory.glob(f"{LEDGER}*")):
         durable.remove(path)
+    roots.end(directory)

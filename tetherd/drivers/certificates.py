@@ -44,6 +44,14 @@ def make_root(now: Seconds) -> Authority:
     return Authority(key, _with_authority(builder, path_length=1).sign(key, hashes.SHA256()))
 
 
+def vouch(root: Authority, successor: x509.Certificate, now: Seconds) -> x509.Certificate:
+    """Return a certificate with which ``root`` says that whoever trusts it may trust its ``successor`` too."""
+    key: Any = successor.public_key()
+    builder = _builder(successor.subject, root.certificate.subject, key, now, ROOT_LIFE)
+    builder = _with_authority(builder, path_length=1).add_extension(_issuer(root), critical=False)
+    return builder.sign(root.key, hashes.SHA256())
+
+
 def make_issuing(root: Authority, now: Seconds) -> Authority:
     """Return a new issuing authority under ``root``, which may make certificates of nodes only."""
     key = new_key()

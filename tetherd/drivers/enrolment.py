@@ -168,7 +168,8 @@ class EnrolmentServer:
         now = self._clock.wall()
         if path == NETWORK:
             roster = await asyncio.to_thread(self._authority.describe)
-            return Greeting(network=roster.network, name=roster.name, roots=roster.roots, time=now)
+            roots, lineage = roster.roots, self._authority.lineage
+            return Greeting(network=roster.network, name=roster.name, roots=roots, time=now, lineage=lineage)
         if path not in (JOIN, RENEW):
             raise RouteNotFound("there is nothing at this path", fix="hosts join with tetherctl cluster join")
         if method != "POST":

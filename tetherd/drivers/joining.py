@@ -14,7 +14,7 @@ import msgspec
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from tetherd.drivers.certificates import spki_of
+from tetherd.drivers.certificates import pem, spki_of
 from tetherd.errors import (
     MALFORMED,
     BadRoster,
@@ -28,8 +28,18 @@ from tetherd.errors import (
 )
 from tetherd.types import Seconds
 from tetherd.wire import enrolment, signing
-from tetherd.wire.enrolment import JOIN, MAX_REPLY, NETWORK, RENEW, Admission, Greeting, JoinRequest, RenewRequest
-from tetherd.wire.roster import Roster
+from tetherd.wire.enrolment import (
+    JOIN,
+    MAX_LINEAGE,
+    MAX_REPLY,
+    NETWORK,
+    RENEW,
+    Admission,
+    Greeting,
+    JoinRequest,
+    RenewRequest,
+)
+from tetherd.wire.roster import MAX_ROOTS, Roster
 from tetherd.wire.tokens import JoinToken
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -51,31 +61,39 @@ class Applicant:
         self._now = now
 
     def join(self, token: JoinToken) -> tuple[Admission, str]:
-        """Join with a token; return what came and the pinned root (PEM).
+        """Join with a token; return what came and the roots (PEM) that its pin leads to.
 
         Raises PinMismatch, WrongNetwork and ClockSkew before anything was sent; what the authority says; Unreachable.
         """
         return _first(token.addresses, lambda address: self._join_at(address, token))
 
-    def renew(self, network: str, addresses: Sequence[str], roots_pem: str) -> Admission:
-        """Ask for the next certificate, at an authority that one of ``roots_pem`` vouches for."""
+    def renew(self, network: str, addresses: Sequence[str], roots_pem: str) -> tuple[Admission, str]:
+        """Ask for the next certificate, at an authority that one of ``roots_pem`` vouches for, or a later root.
 
-        def ask(address: str) -> Admission:
-            with _Line(address, roots_pem, self._now) as line:
-                about = enrolment.transcript("renew", line.leaf, b"", self._spki)
-                request = RenewRequest(
-                    network=network,
-                    spki=self._spki,
-                    signature=self._key.sign(about, _DIGEST),
-                    addresses=self._addresses,
-                )
-                return line.post(RENEW, request, Admission)
+        Return what came, and the roots (PEM) that were trusted for it.
+        """
+
+        def ask(address: str) -> tuple[Admission, str]:
+            try:
+                return self._renew_at(address, network, roots_pem)
+            except PinMismatch:
+                # The root may have changed while this host was away.
+                pins = [signing.spki_digest(root) for root in signing.certificates([roots_pem])]
+                return self._renew_at(address, network, self._roots_at(address, network, pins))
 
         return _first(addresses, ask)
 
+    def _renew_at(self, address: str, network: str, roots_pem: str) -> tuple[Admission, str]:
+        with _Line(address, roots_pem, self._now) as line:
+            about = enrolment.transcript("renew", line.leaf, b"", self._spki)
+            request = RenewRequest(
+                network=network, spki=self._spki, signature=self._key.sign(about, _DIGEST), addresses=self._addresses
+            )
+            return line.post(RENEW, request, Admission), roots_pem
+
     def _join_at(self, address: str, token: JoinToken) -> tuple[Admission, str]:
-        root = self._pinned_root(address, token)
-        with _Line(address, root, self._now) as line:
+        roots = self._roots_at(address, token.network, [token.pin])
+        with _Line(address, roots, self._now) as line:
             about = enrolment.transcript("join", line.leaf, token.id, self._spki)
             request = JoinRequest(
                 network=token.network,
@@ -86,26 +104,25 @@ class Applicant:
                 name=self._name,
                 addresses=self._addresses,
             )
-            return line.post(JOIN, request, Admission), root
+            return line.post(JOIN, request, Admission), roots
 
-    def _pinned_root(self, address: str, token: JoinToken) -> str:
-        """Return the root that the token pins, as whoever answers shows it; nothing of the token is said for it."""
+    def _roots_at(self, address: str, network: str, pins: Sequence[bytes]) -> str:
+        """Return the roots that those keys lead to, as whoever answers shows them; nothing else is said for it."""
         with _Line(address, "", self._now) as line:
             greeting = line.get(NETWORK, Greeting)
-        for text in greeting.roots:
-            found = signing.certificates([text])
-            if len(found) == 1 and signing.spki_digest(found[0]) == token.pin:
-                break
-        else:
+        shown = signing.certificates(greeting.roots[:MAX_ROOTS])
+        lineage = signing.certificates(greeting.lineage[:MAX_LINEAGE])
+        found = [root for pin in pins for root in signing.heirs(pin, shown, lineage)]
+        if not found:
             raise PinMismatch(
-                f"what answers at {address} is not the network of this join token: its root key is another one",
-                fix="check the address in the token; if it is right, somebody else answers there: do not join",
+                f"what answers at {address} is not the network {network}: its root key is another one",
+                fix="check the address; if it is right, somebody else answers there: do not join",
             )
-        if greeting.network != token.network:
-            message = f"the network at {address} is {greeting.network}, and the join token is for {token.network}"
+        if greeting.network != network:
+            message = f"the network at {address} is {greeting.network}, and this host is to join {network}"
             raise WrongNetwork(message, fix="make a new token: tetherctl cluster token")
         _check_clock(self._now() - greeting.time)
-        return text
+        return pem(*dict.fromkeys(found))
 
 
 class _Line:

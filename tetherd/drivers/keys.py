@@ -95,8 +95,9 @@ class Identity:
     def settle(self, home: Home, chain: str, roots: str, roster: SignedRoster) -> None:
         """Become a member."""
         self.keep_certificate(chain)
-        durable.write(self.directory / ROOTS, roots.encode())
-        durable.write(self.directory / ROSTER, msgspec.json.encode(roster))
+        before = durable.read(self.directory / ROOTS) or b""
+        durable.write(self.directory / ROOTS, before + roots.encode())  # a crash may leave the roster of before
+        self.keep_roster(roster, roots)
         self.keep_home(home)
 
     def keep_certificate(self, chain: str) -> None:

@@ -86,14 +86,14 @@ class DiskPapers:
     def renew(self) -> Standing:
         """Get the next certificate; see ports.Papers."""
         with self._lock:
-            standing = self._require()
+            standing, roots = self._require(), self._identity.roots()
             if self.authority is not None:
                 me = standing.me or Member(node=standing.node, name=self._name, roles=())
                 public = self._identity.key().public_key()
                 admission = self.authority.enlist(spki_of(public), me, self._clock.wall())
             else:
-                admission = self._applicant().renew(standing.network, standing.roster.enrol, self._identity.roots())
-            return self._settle(admission, standing.network, self._identity.roots())
+                admission, roots = self._applicant().renew(standing.network, standing.roster.enrol, roots)
+            return self._settle(admission, standing.network, roots)
 
     def accept(self, signed: SignedRoster, keys: Mapping[int, bytes]) -> Standing:
         """Keep a newer roster; see ports.Papers."""

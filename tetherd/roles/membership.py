@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeVar
 
-from tetherd.errors import Conflict, DeadlineExceeded, NotInNetwork, Revoked, TetherError
+from tetherd.errors import Conflict, NotInNetwork, Revoked, TetherError
 from tetherd.policy import membership as policy
 from tetherd.policy.membership import Standing
 from tetherd.ports import Caller, Clock, Context, Handler, Papers
@@ -25,6 +25,9 @@ BACKOFF: Final[tuple[Seconds, Seconds]] = (0.1, 5.0)
 _MARGIN: Final[Seconds] = 0.5
 _LOOK: Final[Seconds] = 60.0
 """How often the clock is looked at: a host that slept wakes up with an old certificate."""
+
+LONELY: Final[Seconds] = 2 * PARK
+"""After how long without an answer from any member the certificate is renewed: the root may have changed meanwhile."""
 
 _GLANCE: Final[Seconds] = 1.0
 """How often it is looked at whether all members have the newest key, while there is an older one."""
@@ -60,6 +63,7 @@ class Membership:
         self._changed = asyncio.Event()
         self._following: dict[str, Seconds] = {}
         self._held: dict[str, int] = {}
+        self._alone = clock.monotonic()  # since when no member has answered
 
     @property
     def roles(self) -> tuple[RoleName, ...]:
@@ -102,9 +106,7 @@ class Membership:
                 deadline = self._clock.monotonic() + PARK
                 news = await peer.call(WatchRoster(self.standing.roster.epoch), deadline=deadline)
                 await self._take(self._papers.accept, news.roster, news.keys)
-                delay = BACKOFF[0]
-            except DeadlineExceeded:
-                continue  # nothing changed meanwhile
+                self._alone, delay = self._clock.monotonic(), BACKOFF[0]
             except TetherError as error:
                 _log.debug("no roster from a peer", extra={"peer_node": node, "reason": error.message})
                 await asyncio.sleep(delay)
@@ -233,12 +235,14 @@ class Membership:
         return self.standing
 
     async def _wait_until_due(self, chance: float) -> None:
-        """Wait until the certificate is half way to its end, or says too little.
+        """Wait until the certificate is half way to its end, or there is something to tell the authority or to hear.
 
-        It does where the authority has another root, and where this host, which tells so as it renews, has moved.
+        There is where it has another root, where this host has moved, and where no member has answered for long.
         """
         while (standing := self.standing) and not (standing.outdated or standing.moved):
             left = policy.renewal(standing.issued, standing.expires, chance) - self._clock.wall()
+            if not standing.founder:
+                left = min(left, self._alone + LONELY - self._clock.monotonic())
             if left <= 0:
                 return
             with contextlib.suppress(TimeoutError):
@@ -275,6 +279,7 @@ class Membership:
         now = self._clock.wall()
         try:
             renewed = await self._take(self._papers.renew)
+            self._alone = self._clock.monotonic() + policy.RETRY
             _log.info("renewed this node's certificate", extra={"expires": renewed.expires})
             return 0
         except Revoked as error:

@@ -18,15 +18,20 @@ JOIN: Final = "/v1/join"
 RENEW: Final = "/v1/renew"
 MAX_REQUEST: Final = 16 * 1024
 MAX_REPLY: Final = 16 * 2**20
+MAX_LINEAGE: Final = 16
 
 
 class Greeting(msgspec.Struct, frozen=True):
-    """What anybody is told: the network, its roots (PEM) to compare with a pin, and what time it is there."""
+    """What anybody is told: the network, its roots (PEM) to compare with a pin, and what time it is there.
+
+    ``lineage``: former roots, and what leads from each to the next (PEM); see ``signing.heirs``.
+    """
 
     network: str
     name: str
     roots: tuple[str, ...]
     time: Seconds
+    lineage: tuple[str, ...] = ()
 
 
 class JoinRequest(msgspec.Struct, frozen=True, kw_only=True):

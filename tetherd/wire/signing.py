@@ -72,12 +72,38 @@ def issued(root: x509.Certificate, signer: x509.Certificate) -> bool:
     return True
 
 
-def certificates(texts: Iterable[str]) -> list[x509.Certificate]:
-    """Return the certificates of PEM texts. Raises BadRoster."""
+def heirs(pin: bytes, roots: Sequence[x509.Certificate], lineage: Sequence[x509.Certificate]) -> list[x509.Certificate]:
+    """Return those of ``roots`` that may be trusted by whoever trusts the root key of the SHA-256 ``pin``.
+
+    It is the one of that key, and those to which a chain of ``lineage`` leads from it: former roots, and certificates
+    with which each vouches for the next, the oldest first. No issuing authority can vouch for a root, nor can a node.
+    """
+    known = [each for each in (*roots, *lineage) if spki_digest(each) == pin]
+    for link in filter(_is_root, lineage):
+        if any(issued(each, link) for each in known):
+            known.append(link)
+    keys = {spki_digest(each) for each in known}
+    return [root for root in roots if spki_digest(root) in keys]
+
+
+def _is_root(certificate: x509.Certificate) -> bool:
     try:
-        return [found for text in texts for found in x509.load_pem_x509_certificates(text.encode())]
-    except ValueError as error:
+        limits = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
+    except (ValueError, x509.ExtensionNotFound):
+        return False
+    return limits.ca and limits.path_length == 1
+
+
+def certificates(texts: Iterable[str]) -> list[x509.Certificate]:
+    """Return the certificates of PEM texts, whose keys and extensions can be read too. Raises BadRoster."""
+    try:
+        read = [found for text in texts for found in x509.load_pem_x509_certificates(text.encode())]
+        for found in read:
+            key_digest(found.public_key())
+            list(found.extensions)
+    except Exception as error:  # strangers send them, and what parsers raise on such bytes is not one list
         raise BadRoster(f"a certificate cannot be read: {error}", fix=_FIX) from None
+    return read
 
 
 def spki_digest(certificate: x509.Certificate) -> bytes:
