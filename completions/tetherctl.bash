@@ -54,6 +54,7 @@ _tetherctl() {
             "cluster join") words="--token-file -h --help" ;;
             "cluster members") words="-h --help" ;;
             "cluster leave") words="--force -y --yes -h --help" ;;
+            "cluster keys") words="--force -y --yes -h --help" ;;
             "cluster ca") words="--force -y --yes -h --help" ;;
             "nodes ls") words="-h --help" ;;
             "nodes show") words="-h --help" ;;
@@ -78,7 +79,7 @@ _tetherctl() {
     case $path in
         "") words="infer models cluster nodes status doctor netcheck ping config version completion help" ;;
         models) words="ls show push pull versions promote rollback load unload rm" ;;
-        cluster) words="init token join members leave ca" ;;
+        cluster) words="init token join members leave keys ca" ;;
         nodes) words="ls show label revoke forget" ;;
         config) words="show path validate" ;;
         "infer") _tetherctl_models; return ;;
@@ -97,6 +98,7 @@ _tetherctl() {
         "cluster join") words="" ;;
         "cluster members") words="" ;;
         "cluster leave") words="" ;;
+        "cluster keys") words="" ;;
         "cluster ca") words="" ;;
         "nodes ls") words="" ;;
         "nodes show") words="" ;;

@@ -58,6 +58,8 @@ ONLY_IN: Final = {
     "pickle": set[str](),
     "marshal": set[str](),
     "unittest.mock": set[str](),
+    "msgspec.MsgspecError": {"tetherd/errors.py"},  # not all that decoding raises: MALFORMED is
+    "msgspec.DecodeError": set[str](),
     "removeprefix('sha256:')": {"tetherd/types.py"},  # of a digest that was not checked it would make any path
 }
 """Words of code, and the only modules that may use them."""

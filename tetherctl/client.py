@@ -10,7 +10,7 @@ import msgspec
 
 from tetherctl.endpoint import Endpoint, connect, not_answering, peer_pid
 from tetherctl.errors import ConnectionLost, NotTether
-from tetherd.errors import Failure, revive
+from tetherd.errors import MALFORMED, Failure, revive
 
 TIMEOUT: Final = 10.0
 CHUNK: Final = 256 * 1024
@@ -63,7 +63,7 @@ class Client:
         raw = self.request(method, path, data, {"Content-Type": "application/json"} if data else {}, timeout).read()
         try:
             return msgspec.json.decode(raw) if raw else {}
-        except msgspec.DecodeError:
+        except MALFORMED:
             raise self._not_tether("its answer is not JSON") from None
 
     def request(
@@ -262,7 +262,7 @@ class Client:
                     details=details if isinstance(details, dict) else {},
                 )
             )
-        except (msgspec.DecodeError, KeyError):
+        except (*MALFORMED, KeyError):
             return self._not_tether(f"it answered {answer.status} without a reason")
 
     def _not_tether(self, why: str) -> NotTether:

@@ -38,6 +38,7 @@ COMMANDS: Final = {
     "cluster join": Entry("cluster:join", "Join a network with a token.", "Fleet"),
     "cluster members": Entry("cluster:members", "List the members of the network.", "Fleet"),
     "cluster leave": Entry("cluster:leave", "Leave the network.", "Fleet"),
+    "cluster keys": Entry("cluster:keys", "Show the keys that members share.", "Fleet"),
     "cluster ca": Entry("cluster:ca", "Show the keys that the network trusts.", "Fleet"),
     "nodes ls": Entry("nodes:ls", "List the nodes of the network.", "Fleet"),
     "nodes show": Entry("nodes:show", "Show one node.", "Fleet"),

@@ -4,9 +4,13 @@ Each class fixes the HTTP status, the exit code of ``tetherctl`` and whether try
 wire is the value ``Failure`` and comes back as the same class on the other side.
 """
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import msgspec
+
+MALFORMED: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What decoding raises for bytes that are not what is expected. The last two are none of msgspec's own errors: text
+that is no UTF-8, and what is nested without end."""
 
 
 class Failure(msgspec.Struct, omit_defaults=True):

@@ -403,6 +403,14 @@ class Papers(Protocol):
         """
         ...
 
+    def rekey(self, lagging: Sequence[str], *, force: bool) -> Standing:
+        """Make the next key that members share; see ``rotate``. Raises Conflict, NotInNetwork."""
+        ...
+
+    def retire(self) -> Standing:
+        """Drop the shared keys before the newest. Raises NotInNetwork."""
+        ...
+
     def publish(self) -> Standing:
         """Take over what the authority on this host has decided. Raises NotInNetwork."""
         ...

@@ -15,14 +15,12 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
-import msgspec
-
 from tetherd.config.environment import environment
 from tetherd.drivers.blocking import BlockingCaller
 from tetherd.drivers.loading import dial, load
 from tetherd.drivers.logs import writing
 from tetherd.drivers.onnx import OnnxEngine
-from tetherd.errors import TetherError
+from tetherd.errors import MALFORMED, TetherError
 from tetherd.roles.serving import PARK, SLOTS, Slots
 from tetherd.types import Seconds
 from tetherd.wire.assignments import Assignment, Event, decode_assignment, decode_give_up, encode
@@ -153,5 +151,5 @@ def _own_bytes() -> int:
 
 
 if __name__ == "__main__":
-    with contextlib.suppress(msgspec.MsgspecError, KeyboardInterrupt):
+    with contextlib.suppress(*MALFORMED, KeyboardInterrupt):
         main()

@@ -166,7 +166,8 @@ async def test_what_was_remembered_is_known_at_the_start(tmp_path: Path) -> None
 async def test_a_host_is_examined_in_a_network_and_outside(tmp_path: Path, member: bool) -> None:
     caller = Caller(free_address(), connected=True)
     async with finding(tmp_path, caller) as found:
-        made = diagnosis(found._config, SystemClock(), cast("Membership", Club("x:1")), found if member else None)
+        club = cast("Membership", Club("x:1"))
+        made = diagnosis(found._config, SystemClock(), club, found if member else None, list)
         assert {route.path for route in made.routes()} == {"/api/v1/netcheck", "/api/v1/ping/{node}", "/api/v1/doctor"}
         assert found.multicast() is None
         assert found.datagrams() is None

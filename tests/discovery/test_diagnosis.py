@@ -30,8 +30,8 @@ def seen(address: str = "10.0.0.1:7443", **changes: Any) -> Seen:
 def peer(path: str = "", *, drops: tuple[Drop, ...] = (), **changes: Any) -> Peer:
     usual: dict[str, Any] = {
         "node": "a" * 64, "name": "box-a", "roles": ("manager",), "member": True, "revoked": False, "path": path,
-        "rtt": 0.0, "dialled": "", "arrived": "", "sources": ("seed",), "addresses": (seen(),), "ports": {},
-        "heard": 1.0, "conflict": False, "drops": drops,
+        "rtt": 0.0, "dialled": "", "arrived": "", "arrival": "", "sources": ("seed",), "addresses": (seen(),),
+        "ports": {}, "heard": 1.0, "conflict": False, "drops": drops,
     }  # fmt: skip
     return Peer(**{**usual, **changes})
 

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from world import EPOCH, KEY, NETWORK, Pretender, rules
 
 from tetherd.discovery.contacts import Contact
-from tetherd.discovery.exchange import MAX_KNOWN, MAX_OBSERVED, Exchange
+from tetherd.discovery.exchange import MAX_KNOWN, Exchange
 from tetherd.discovery.ids import number
 from tetherd.discovery.node import Node
 from tetherd.wire.datagrams import MAX_DATAGRAM, Answer, Ask, Keyring, Ping, Proof, Put, Seek, decode, encode, hello
@@ -84,6 +84,7 @@ def test_no_answer_makes_a_node_fail(kind: int, replies: list[Answer]) -> None:
     for second in range(1, 40):
         found.tick(float(second), EPOCH)
         found.exchange.outbox.clear()
+    found.exchange.observed(1.0)
     assert not found._searches
     assert not found._publications
 
@@ -92,9 +93,7 @@ def test_a_bounded_number_of_peers_is_known() -> None:
     exchange: Exchange = node().exchange
     for index in range(2 * MAX_KNOWN):
         assert exchange._acquaint(index.to_bytes(32), (f"10.1.{index // 250}.{index % 250}", 7443), 0.0)
-        exchange._observe(bytes([10, 1, index // 250, index % 250, 29, 19]))
     assert len(exchange._known) == MAX_KNOWN
-    assert len(exchange.observed) == MAX_OBSERVED
 
 
 def test_addresses_that_may_not_be_dialled_are_never_asked() -> None:

@@ -8,13 +8,14 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from tetherd.drivers.members import KEPT, Invitation, MemberLedger
+from tetherd.drivers.members import KEPT, KEY_BYTES, PARTING, Invitation, MemberLedger
 from tetherd.errors import NodeNotFound, Revoked, TetherError, TokenExpired, TokenUsed, WrongToken
 from tetherd.wire.roster import Member
 
 nodes = st.sampled_from("abc").map(lambda digit: digit * 64)
 token_ids = st.integers(0, 1).map(lambda number: bytes([number]))
 TTL = 60.0
+DAY = 86400.0
 
 
 def as_member(node: str) -> Member:
@@ -30,8 +31,9 @@ class Ledger(RuleBasedStateMachine):
         self.path = Path(self.folder.name) / "authority.db"
         self.ledger = MemberLedger(self.path)
         self.now = 1000.0
-        self.ledger.found("0" * 16, "home", b"key", self.now)
+        self.ledger.found("0" * 16, "home", self.now)
         self.epoch = 1
+        self.key = 1  # the newest that is shared
         self.tokens: dict[bytes, list[object]] = {}  # when it expires, who used it
         self.members: dict[str, bool] = {}  # whether it was revoked
         self.used: dict[bytes, str] = {}
@@ -48,7 +50,7 @@ class Ledger(RuleBasedStateMachine):
     def restart(self) -> None:
         self.ledger.close()
         self.ledger = MemberLedger(self.path)
-        self.ledger.found("f" * 16, "other", b"other", self.now)
+        self.ledger.found("f" * 16, "other", self.now)
 
     @rule(token=token_ids)
     def invite(self, token: bytes) -> None:
@@ -93,6 +95,7 @@ class Ledger(RuleBasedStateMachine):
         self.ledger.change(node, self.now, revoked=self.epoch_of_revocation(node))
         self.members[node] = True
         self.epoch += not before
+        self.key += not before
 
     def epoch_of_revocation(self, node: str) -> float:
         """Return when it was revoked first: revoking it again changes nothing."""
@@ -101,12 +104,26 @@ class Ledger(RuleBasedStateMachine):
 
     @rule(node=nodes)
     def forget(self, node: str) -> None:
-        if self.members.pop(node, None) is None:
+        was_revoked = self.members.pop(node, None)
+        if was_revoked is None:
             with pytest.raises(NodeNotFound):
                 self.ledger.forget(node, self.now)
             return
         self.ledger.forget(node, self.now)
         self.epoch += 1
+        self.key += not was_revoked
+
+    @rule()
+    def rekey(self) -> None:
+        self.ledger.rekey(TTL, self.now)
+        self.epoch += 1
+        self.key += 1
+
+    @rule()
+    def retire(self) -> None:
+        self.epoch += len(self.ledger.state().keys) > 1
+        self.ledger.retire(self.now)
+        assert [each.epoch for each in self.ledger.state().keys] == [self.key]
 
     @invariant()
     def it_says_what_was_done(self) -> None:
@@ -114,6 +131,10 @@ class Ledger(RuleBasedStateMachine):
         assert (state.network, state.name, state.epoch) == ("0" * 16, "home", self.epoch)
         assert {each.node: bool(each.revoked) for each in state.members} == self.members
         assert len({each.name for each in state.members}) == len(state.members)
+        *older, newest = state.keys
+        assert (newest.epoch, newest.ends) == (self.key, 0.0)
+        assert [each.epoch for each in older] in ([], [self.key - 1])
+        assert all(each.ends for each in older)
 
 
 def test_the_ledger_keeps_to_its_model() -> None:
@@ -128,7 +149,7 @@ def test_the_ledger_keeps_to_its_model() -> None:
 @pytest.fixture
 def ledger(tmp_path: Path):
     made = MemberLedger(tmp_path / "authority.db")
-    made.found("0" * 16, "home", b"key-1", 0.0)
+    made.found("0" * 16, "home", 0.0)
     yield made
     made.close()
 
@@ -143,11 +164,32 @@ def test_tokens_are_forgotten_long_after_they_expired(ledger: MemberLedger) -> N
 
 
 def test_shared_keys_overlap(ledger: MemberLedger) -> None:
-    ledger.add_key(b"key-2", 2, 1.0)
-    assert ledger.state().keys == {1: b"key-1", 2: b"key-2"}
-    ledger.add_key(b"key-3", 2, 2.0)
-    assert ledger.state().keys == {2: b"key-2", 3: b"key-3"}
+    (first,) = ledger.state().keys
+    assert (first.epoch, len(first.key), first.ends) == (1, KEY_BYTES, 0.0)
+    ledger.rekey(TTL, 1.0)
+    older, second = ledger.state().keys
+    assert (older.key, older.ends) == (first.key, 1.0 + TTL)
+    assert (second.epoch, second.made, second.ends) == (2, 1.0, 0.0)
+    ledger.rekey(TTL, 2.0)
+    assert [(each.epoch, each.ends) for each in ledger.state().keys] == [(2, 2.0 + TTL), (3, 0.0)]
     assert ledger.state().epoch == 3
+    ledger.retire(3.0)
+    assert [each.epoch for each in ledger.state().keys] == [3]
+
+
+@pytest.mark.parametrize("goes", ["revoked", "forgotten", "forgotten after it was revoked"])
+def test_whoever_goes_knows_no_key_that_is_used_from_then_on(ledger: MemberLedger, goes: str) -> None:
+    ledger.enlist(as_member("a" * 64), 1.0)
+    (known,) = ledger.state().keys
+    ledger.rekey(DAY, 2.0)
+    if "revoked" in goes:
+        ledger.change("a" * 64, 3.0, revoked=3.0)
+    if "forgotten" in goes:
+        ledger.forget("a" * 64, 3.0)
+    older, newest = ledger.state().keys
+    assert (older.epoch, older.ends) == (2, 3.0 + PARTING)
+    assert (newest.epoch, newest.made) == (3, 3.0)
+    assert known.key not in (older.key, newest.key)
 
 
 def test_when_the_newest_certificate_runs_out(ledger: MemberLedger) -> None:

@@ -14,6 +14,7 @@ from tetherd.drivers.enrolment import EnrolmentServer
 from tetherd.drivers.papers import DiskPapers
 from tetherd.errors import BadRoster, Conflict, NodeNotFound, NotInNetwork, Revoked, Unreachable
 from tetherd.policy.membership import Standing
+from tetherd.types import RoleName
 
 CLOCK = SystemClock()
 
@@ -25,8 +26,8 @@ def free_port() -> int:
         return found
 
 
-def papers(folder: Path, name: str, port: int = 1) -> DiskPapers:
-    return DiskPapers(folder / name, name, addresses=("127.0.0.1:7443",), enrol=(f"127.0.0.1:{port}",), clock=CLOCK)
+def papers(folder: Path, name: str, port: int = 1, at: str = "127.0.0.1:7443") -> DiskPapers:
+    return DiskPapers(folder / name, name, addresses=(at,) * 9, enrol=(f"127.0.0.1:{port}",), clock=CLOCK)
 
 
 class Founder:
@@ -57,8 +58,8 @@ class Founder:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
 
-    async def join(self, host: DiskPapers) -> Standing:
-        token = self.papers.invite(("worker",), 60.0, "")
+    async def join(self, host: DiskPapers, role: RoleName = "worker") -> Standing:
+        token = self.papers.invite((role,), 60.0, "")
         async with self.open():
             standing = await asyncio.to_thread(host.join, token)
         self.papers.publish()
@@ -151,11 +152,67 @@ async def test_keys_that_the_roster_does_not_name_are_not_kept(founder: Founder,
     assert kept.keys == joined.keys
 
 
+async def test_the_next_key_comes_with_the_roster_that_names_it(founder: Founder, tmp_path: Path) -> None:
+    host = papers(tmp_path, "b")
+    joined = await founder.join(host)
+    news = founder.papers.rekey([], force=False)
+    assert news.keys.keys() == {1, 2}
+    for keys_kept_back in ({}, {1: news.keys[1]}, {2: b"forged"}):
+        with pytest.raises(BadRoster, match="key"):
+            host.accept(news.signed, keys_kept_back)
+    assert host.accept(news.signed, news.keys).keys == news.keys
+    last = founder.papers.retire()
+    assert host.accept(last.signed, {}).keys == {2: news.keys[2]}
+    assert joined.roster.keys[0].digest not in {each.digest for each in last.roster.keys}
+
+
+async def test_another_key_waits_for_those_that_may_not_have_the_last(founder: Founder) -> None:
+    founder.papers.rekey(["b"], force=False)
+    with pytest.raises(Conflict, match="b") as caught:
+        founder.papers.rekey(["b"], force=False)
+    assert "--force" in caught.value.fix
+    assert founder.papers.rekey(["b"], force=True).keys.keys() == {2, 3}
+
+
+@pytest.mark.parametrize("step", [0, 1, 2])
+async def test_a_key_is_not_lost_by_a_crash_while_it_is_taken_over(
+    founder: Founder, tmp_path: Path, step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = papers(tmp_path, "b")
+    await founder.join(host)
+    founder.papers.rekey([], force=False)
+    news = founder.papers.retire()
+
+    class Crash(BaseException):
+        """The power is gone."""
+
+    left = [step]
+    real = keys.durable.write
+
+    def failing(path: Path, data: bytes) -> None:
+        if left[0] == 0:
+            raise Crash
+        left[0] -= 1
+        real(path, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(keys.durable, "write", failing)
+        with pytest.raises(Crash):
+            host.accept(news.signed, news.keys)
+    again = papers(tmp_path, "b")
+    standing = again.load()
+    assert standing is not None
+    if standing.roster.epoch == news.roster.epoch:
+        assert standing.keys == news.keys, "nobody says the keys of this list again"
+    assert again.accept(news.signed, news.keys).keys == news.keys
+
+
 async def test_a_revoked_node_knows_and_cannot_renew(founder: Founder, tmp_path: Path) -> None:
     host = papers(tmp_path, "b")
     joined = await founder.join(host)
     news = founder.papers.change(joined.node, revoked=CLOCK.wall())
-    assert host.accept(news.signed, {}).me is None
+    sent_away = host.accept(news.signed, {})
+    assert (sent_away.me, sent_away.keys) == (None, joined.keys), "and it does not get the key that is used from now on"
     async with founder.open():
         with pytest.raises(Revoked):
             await asyncio.to_thread(host.renew)
@@ -187,6 +244,22 @@ async def test_what_needs_a_network_or_its_authority_says_so(founder: Founder, t
         host.change(founder.standing.node, labels={})
     with pytest.raises(Unreachable):
         await asyncio.to_thread(host.renew)
+
+
+@pytest.mark.parametrize("role", ["worker", "relay"])
+async def test_where_a_member_is_now_reaches_the_authority(founder: Founder, tmp_path: Path, role: RoleName) -> None:
+    joined = await founder.join(papers(tmp_path, "b"), role)
+    assert not joined.moved
+    again = papers(tmp_path, "b", at="127.0.0.1:9")
+    standing = again.load()
+    assert standing is not None
+    assert standing.moved == (role == "relay"), "nobody dials a worker"
+    async with founder.open():
+        told = await asyncio.to_thread(again.renew)
+    assert not told.moved
+    member = founder.papers.publish().roster.member(joined.node)
+    assert member is not None
+    assert set(member.addresses) == ({"127.0.0.1:9"} if role == "relay" else set())
 
 
 async def test_where_the_founder_is_now_reaches_its_members(founder: Founder, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import pynng
 import pytest
 
-from tetherd.drivers import blocking
+from tetherd.drivers import blocking, nng
 from tetherd.drivers.blocking import BlockingCaller
 from tetherd.drivers.clock import SystemClock
 from tetherd.drivers.rpc import MAX_BAD_FRAMES, RemoteCaller, Server
@@ -334,6 +334,29 @@ async def test_a_server_that_comes_back_is_found_again(address: str) -> None:
             assert await caller.call(blob(), deadline=soon(10)) == Chunk(0, tensor(3))
             remaining = desk.contexts[0].deadline - time.monotonic()
             assert remaining < 10
+
+
+def hang_up_unheard(caller: RemoteCaller) -> None:
+    """End its connection; return when nng knows of it, and the loop does not."""
+    nng.hang_up(caller._socket)
+    until = soon()
+    while caller._socket.pipes:
+        assert time.monotonic() < until
+        time.sleep(0.001)
+
+
+async def test_a_call_in_the_moment_of_a_loss_does_not_wait_for_the_next_connection(ipc: str) -> None:
+    with calling(ipc) as caller:
+        async with serving(ipc, Desk()):
+            await caller.call(blob(), deadline=soon())
+            sooner = asyncio.create_task(caller.call(manifest(), deadline=soon(30)))
+            await asyncio.sleep(0)
+            hang_up_unheard(caller)
+            assert caller.connected
+            with pytest.raises(Unreachable, match="no connection"):
+                await within(caller.call(manifest(), deadline=soon(30)))
+            with pytest.raises(Unreachable, match="the connection was lost"):
+                await within(sooner)
 
 
 async def test_a_caller_moves_to_another_address_with_and_without_a_connection(place: Path) -> None:

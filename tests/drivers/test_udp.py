@@ -52,7 +52,8 @@ async def values(node: Dht, key: bytes = HERE) -> list[bytes]:
 async def test_what_is_announced_is_found_by_everyone_until_it_is_taken_back(nodes: list[Dht]) -> None:
     assert await nodes[1].announce(HERE, b"at 10.0.0.1", 600) >= 5
     for node in nodes:
-        assert node.observed() == node.addresses
+        assert {seen for _, seen in node.observed()} == set(node.addresses)
+        assert {observer for observer, _ in node.observed()} <= {each.addresses[0] for each in nodes}
         found = [record async for record in node.lookup(HERE)]
         assert [(each.owner.hex(), each.body.value) for each in found] == [(nodes[1].id, b"at 10.0.0.1")]
     assert await nodes[1].unannounce(HERE) >= 5

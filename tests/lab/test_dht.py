@@ -9,6 +9,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from lab import Host, Lab
 
 from tetherd.discovery.exchange import Rules
+from tetherd.discovery.nat import judge
 from tetherd.drivers.udp import Dht
 from tetherd.wire.datagrams import Keyring
 from tetherd.wire.signatures import KeySigner
@@ -75,6 +76,25 @@ async def test_nodes_behind_nat_find_what_is_announced_in_public(lab: Lab) -> No
             assert await finds(client, {b"orchestrator"}) < 2
         assert await clients[0].announce(TOPIC, b"worker", TTL) > 0
         assert await finds(clients[2], {b"orchestrator", b"worker"}) < 2
+
+
+async def test_what_routers_do_is_told_from_what_others_see(lab: Lab) -> None:
+    public = [lab.host(f"host{number}") for number in range(5)]
+    home, office = lab.site("home", "cone"), lab.site("office", "symmetric")
+    hidden = [home.host("one"), office.host("two")]
+    seeds = [public[0].address]
+    async with nodes(public, seeds) as servers, nodes(hidden, seeds, serves=False) as clients:
+        await meet(servers)
+        views = []
+        for host, dht in zip([public[4], *hidden], [servers[4], *clients], strict=True):
+            async with asyncio.timeout(20):
+                while len(dht.observed()) < 4:  # noqa: ASYNC110
+                    await asyncio.sleep(0.02)
+            views += judge(dht.observed(), host.addresses, "")
+    assert [view.kind for view in views] == ["open", "consistent", "random"]
+    assert views[0].address == f"{public[4].address}:{PORT}"
+    assert views[1].address.startswith(f"{home.router.address}:")
+    assert views[2].address == office.router.address
 
 
 async def test_what_is_announced_is_found_after_the_seed_is_gone(lab: Lab) -> None:

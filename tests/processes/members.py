@@ -5,10 +5,16 @@ from typing import Any
 from harness import Daemon, Host, free_port, until
 
 
-def member(host: Host, name: str, *roles: str) -> Daemon:
-    """Return a daemon of this name as on a host of its own, on loopback."""
-    ports = {key: f"127.0.0.1:{free_port()}" for key in ("listen", "enrol", "bulk", "udp")}
-    return host.daemon(*roles, name=name, cluster={**ports, "mdns": False, "dht": False}, worker={"spare": False})
+def ports() -> dict[str, str]:
+    """Return addresses for everything that a member listens on for other hosts; the DHT has the port of the RPC."""
+    found = {key: f"127.0.0.1:{free_port()}" for key in ("listen", "enrol", "bulk")}
+    return {**found, "udp": found["listen"]}
+
+
+def member(host: Host, name: str, *roles: str, **cluster: Any) -> Daemon:
+    """Return a daemon of this name as on a host of its own, on loopback, with no source to find others by."""
+    settings = {**ports(), "mdns": False, "dht": False, **cluster}
+    return host.daemon(*roles, name=name, cluster=settings, worker={"spare": False})
 
 
 def ask(daemon: Daemon, path: str) -> Any:

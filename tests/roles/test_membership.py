@@ -2,7 +2,7 @@
 
 import asyncio
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -15,7 +15,7 @@ from tetherd.roles.membership import Membership
 from tetherd.testing.time import LoopClock, simulated
 from tetherd.types import Credentials, RoleName
 from tetherd.wire.messages import Request, Resign, Rostered, WatchRoster
-from tetherd.wire.roster import Member, Roster, SignedRoster
+from tetherd.wire.roster import KeyEpoch, Member, Roster, SignedRoster
 from tetherd.wire.tokens import JoinToken
 
 A, B = "a" * 64, "b" * 64
@@ -51,6 +51,7 @@ class Papers:
             credentials=Credentials(self.node, "", "first", ""),
             issued=now,
             expires=now + 7 * DAY,
+            here=("h:1",),
         )
         self.standing = msgspec.structs.replace(before, roster=roster, signed=signed(roster), **fields)
         return self.standing
@@ -93,6 +94,21 @@ class Papers:
             msgspec.structs.replace(each, **values) if each.node == node else each for each in roster.members
         )
         return self.stand(msgspec.structs.replace(roster, members=changed, epoch=roster.epoch + 1))
+
+    def rekey(self, lagging: Sequence[str], *, force: bool) -> Standing:
+        assert self.standing is not None
+        roster, ends = self.standing.roster, CLOCK.wall() + DAY
+        older = tuple(msgspec.structs.replace(each, ends=ends) for each in roster.keys)
+        newest = KeyEpoch(len(roster.keys) + 1, b"digest")
+        self.standing = msgspec.structs.replace(self.standing, keys={newest.epoch: b"key"})
+        return self.stand(msgspec.structs.replace(roster, keys=(*older, newest), epoch=roster.epoch + 1))
+
+    def retire(self) -> Standing:
+        if self.failures:
+            raise self.failures.pop()
+        assert self.standing is not None
+        roster = self.standing.roster
+        return self.stand(msgspec.structs.replace(roster, keys=roster.keys[-1:], epoch=roster.epoch + 1))
 
     def forget(self, node: str) -> Standing:
         assert self.standing is not None
@@ -210,6 +226,67 @@ async def test_a_revoked_node_knows_and_does_nothing_any_more() -> None:
 
 
 @simulated
+async def test_the_key_goes_to_members_and_not_to_who_was_just_sent_away() -> None:
+    founder, _ = pair()
+    waiting = asyncio.create_task(founder.watch(2))
+    await asyncio.sleep(1)
+    await founder.membership.rekey(force=False)
+    assert (await founder.watch(1)).keys == {1: b"key"}
+    await founder.membership.change(B, revoked=5.0)
+    assert (await waiting).keys == {}
+    assert (await founder.watch(-1, node="c" * 64)).keys == {}
+
+
+def epochs(node: Node) -> list[int]:
+    assert node.membership.standing is not None
+    return [each.epoch for each in node.membership.standing.roster.keys]
+
+
+@simulated
+async def test_the_last_key_is_dropped_when_all_members_have_the_next() -> None:
+    founder, _ = pair()
+    keeping = asyncio.create_task(founder.membership.run(lambda: None))
+    await founder.membership.rekey(force=False)
+    await founder.membership.rekey(force=False)
+    await asyncio.sleep(60)
+    assert epochs(founder) == [1, 2], "b has not said that it has the next one"
+    founder.papers.failures = [Unreachable("the disk is full", fix="wait")]
+    asked = asyncio.create_task(founder.watch(3))
+    await asyncio.sleep(10)
+    assert epochs(founder) == [1, 2]
+    await asyncio.sleep(90)
+    assert epochs(founder) == [2]
+    keeping.cancel()
+    await asked
+
+
+@simulated
+async def test_the_last_key_is_dropped_when_its_time_is_over() -> None:
+    founder, _ = pair()
+    keeping = asyncio.create_task(founder.membership.run(lambda: None))
+    await founder.membership.rekey(force=False)
+    await founder.membership.rekey(force=False)
+    await asyncio.sleep(DAY - 5)
+    assert epochs(founder) == [1, 2]
+    await asyncio.sleep(10)
+    assert epochs(founder) == [2]
+    keeping.cancel()
+
+
+@simulated
+async def test_whoever_has_left_tends_nothing_any_more() -> None:
+    founder, _ = pair()
+    await founder.membership.rekey(force=False)
+    await founder.membership.rekey(force=False)
+    keeping = asyncio.create_task(founder.membership.run(lambda: None))
+    await asyncio.sleep(1)
+    await founder.membership.leave(None, force=True)
+    await asyncio.sleep(120)
+    assert not keeping.done() or keeping.exception() is None
+    keeping.cancel()
+
+
+@simulated
 async def test_a_daemon_is_composed_anew_only_when_that_matters() -> None:
     founder, worker = pair()
     await founder.membership.change(B, labels={"rack": "7"}, name="c", roles=("gateway",))
@@ -234,6 +311,21 @@ async def test_certificates_are_renewed_at_half_life() -> None:
     assert worker.papers.renewals == pytest.approx([began + 3.5 * DAY, began + 7 * DAY], abs=120)
     assert [each.chain_pem for each in told] == [f"at {when}" for when in worker.papers.renewals]
     assert worker.compositions == 0
+
+
+@simulated
+async def test_who_is_elsewhere_than_the_others_believe_tells_the_authority() -> None:
+    second = Member(node=B, name="b", roles=("orchestrator",), addresses=("h:2",))
+    node = Node(B, "orchestrator", roster=roster_of(FOUNDER, second))
+    keeping = asyncio.create_task(node.membership.run(lambda: None))
+    await asyncio.sleep(60)
+    assert len(node.papers.renewals) > 1, "the authority goes on saying where it was"
+    await node.membership.change(B, addresses=("h:1",))
+    await asyncio.sleep(60)
+    node.papers.renewals.clear()
+    await asyncio.sleep(DAY)
+    assert node.papers.renewals == []
+    keeping.cancel()
 
 
 @simulated

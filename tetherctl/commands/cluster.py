@@ -135,6 +135,32 @@ def ca(
     session.out.record(f"tether.cluster.ca.{what}/v1", document, _authorities(document), document["network"])
 
 
+def keys(
+    ctx: Context,
+    what: Annotated[str, Argument(metavar="[show|rotate]", help="What to do.")] = "show",
+    force: Annotated[
+        bool, Option("--force", help="Rotate though members may not have the last key: the DHT will not find them.")
+    ] = False,
+    yes: Annotated[bool, Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Show the keys that members share to talk in the DHT, or make the next one.
+
+    The key before it goes on opening what it sealed until every member has the next one, for seven days at most.
+    Whenever a node is revoked, forgotten or leaves, a next key is made, and the one that it knew ends within a minute.
+    """
+    session: Session = ctx.obj
+    if what not in ("show", "rotate"):
+        raise Usage(f"cluster keys cannot {what[:80]!r}", fix="tetherctl cluster keys show, or cluster keys rotate")
+    if what == "show":
+        document = session.client.json("GET", f"{ROOT}/keys")
+    else:
+        if not yes:
+            session.require_yes("Make the next key that members share?", "tetherctl cluster keys rotate --yes")
+        document = session.client.json("POST", f"{ROOT}/keys/rotate", {"force": force})
+    document = stamped(document)
+    session.out.record(f"tether.cluster.keys.{what}/v1", document, _shared(document), document["network"])
+
+
 def _read_token(session: Session, file: str) -> str:
     if not file and (given := session.env.get(TOKEN_VARIABLE)):
         return given
@@ -152,6 +178,16 @@ def _read_token(session: Session, file: str) -> str:
 def _say(session: Session, schema: str, document: dict[str, Any], line: str) -> None:
     lines = [f"{line}   network {clean(document['network'])}  node {clean(document['node'][:16])}"]
     session.out.record(schema, stamped(document), lines, document["node"])
+
+
+def _shared(document: dict[str, Any]) -> Iterator[str]:
+    yield f"network {clean(document['network'])}  {clean(document['name'])}"
+    for key in document["keys"]:
+        until = f"opens until {clean(key['expires'])}" if key["expires"] else f"seals since {clean(key['issued'])}"
+        yield f"  key {key['epoch']}  {until}"
+        yield f"  {''.ljust(len(str(key['epoch'])) + 4)}  sha256:{clean(key['digest'])}"
+    if document["lagging"]:
+        yield f"  not up to date: {clean(', '.join(document['lagging']))}"
 
 
 def _authorities(document: dict[str, Any]) -> Iterator[str]:

@@ -141,6 +141,8 @@ def _survey(document: dict[str, Any]) -> Iterator[str]:
         yield f"{clean(check['name']):<10} {check['state']:<5} {clean('; '.join([check['detail'], *counts]))}"
         if check["fix"]:
             yield f"                 fix: {clean(check['fix'])}"
+    if document["in_network"]:
+        yield from _sight(document["nat"], document["dial_in"])
     if document["peers"]:
         yield ""
         rows = [_peer(peer) for peer in document["peers"]]
@@ -157,6 +159,14 @@ def _survey(document: dict[str, Any]) -> Iterator[str]:
         yield f"  {who}{where}: {clean(drop['detail'])} ({clean(drop['reason'])}{times}, {_ago(drop['last_ms_ago'])})"
     for seed in document["seeds"]:
         yield f"  seed {clean(seed['address'])}: {clean(seed['failure'] or 'not asked yet')}"
+
+
+def _sight(views: list[dict[str, Any]], check: dict[str, Any]) -> Iterator[str]:
+    """Yield how this host appears to others, and whether they can dial it."""
+    yield from (f"{'nat':<10} {view['family']:<5} {clean(view['detail'])}" for view in views)
+    yield f"{'dial-in':<10} {check['state']:<5} {clean(check['detail'])}"
+    if check["fix"]:
+        yield f"                 fix: {clean(check['fix'])}"
 
 
 def _peer(peer: dict[str, Any]) -> list[str]:

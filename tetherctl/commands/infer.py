@@ -12,7 +12,7 @@ from tetherctl.errors import NotAnswering, Usage
 from tetherctl.human import parse_duration
 from tetherctl.output import is_terminal
 from tetherctl.session import Session
-from tetherd.errors import DeadlineExceeded, TooLarge
+from tetherd.errors import MALFORMED, DeadlineExceeded, TooLarge
 from tetherd.types import parse_reference
 
 SCHEMA: Final = "tether.infer/v1"
@@ -102,7 +102,7 @@ def check_json(body: bytes, what: str) -> None:
         raise Usage(f"{what} is empty", fix="pipe in a JSON document, or name a file with -i")
     try:
         msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except MALFORMED as error:
         raise Usage(f"{what} is not JSON: {error}", fix="correct it; jq . shows where it breaks") from None
 
 
@@ -113,7 +113,7 @@ def _show(session: Session, answer: bytes, *, raw: bool) -> None:
         return
     try:
         document: dict[str, Any] = msgspec.json.decode(answer, type=dict[str, Any])
-    except msgspec.DecodeError:
+    except MALFORMED:
         out.write_bytes(answer)
         return
     if out.machine:

@@ -49,7 +49,8 @@ class Daemon:
         self._network = Network(config, clock, membership, papers) if membership.standing else None
         self._cluster = Cluster(membership, clock=clock, authority=self._authority)
         self._examination = Examination(self._explain)
-        self._diagnosis = diagnosis(config, clock, membership, self._network.finding if self._network else None)
+        finding = self._network.finding if self._network else None
+        self._diagnosis = diagnosis(config, clock, membership, finding, self._relays)
         self._routes: dict[type[Request[Any]], Handler] = {}
         self._local = LocalCaller(self._routes)
         self._callers: dict[str, RemoteCaller] = {}
@@ -123,6 +124,9 @@ class Daemon:
 
     def _authority(self) -> Caller | None:
         return self._network.authority() if self._network else None
+
+    def _relays(self) -> list[str]:
+        return self._network.relays.names if self._network else []
 
     def _add(self, role: Role) -> None:
         self._roles.append(role)

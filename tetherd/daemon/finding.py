@@ -18,12 +18,13 @@ from tetherd.config import addresses
 from tetherd.config.schema import Config
 from tetherd.discovery.addresses import Address, parse, refusal
 from tetherd.discovery.announcement import Orders, network_tag
-from tetherd.discovery.diagnosis import Counts
+from tetherd.discovery.diagnosis import OUTSIDE, Counts
 from tetherd.discovery.exchange import Rules
 from tetherd.discovery.hints import Hint
+from tetherd.discovery.nat import Sight, View, judge
 from tetherd.discovery.peers import Arrival, Live, Peer, PeerTable
 from tetherd.discovery.racing import Reached, Relay
-from tetherd.drivers import remembered
+from tetherd.drivers import interfaces, remembered
 from tetherd.drivers.mdns import Mdns
 from tetherd.drivers.mutual import dialling
 from tetherd.drivers.nng import TLS
@@ -50,6 +51,8 @@ HINT: Final[Seconds] = 15.0
 LOST: Final[Seconds] = 2.0
 AGAIN: Final[Seconds] = 10.0
 """A node without a connection for so long is looked for, and then again so often."""
+
+NOWHERE: Final = Sight(views=judge((), (), OUTSIDE), dialable=False, relays=())
 
 _AGAIN: Final[Seconds] = 30.0
 _log = logging.getLogger("tetherd.peering")
@@ -133,6 +136,16 @@ class Finding:
             fault=self._fault,
             age=self._clock.monotonic() - self._began,
         )
+
+    def sight(self, relays: Sequence[str]) -> Sight:
+        """Return how this host appears to others; ``relays`` lead to it."""
+        return Sight(views=self._views(), dialable=self._dialable, relays=relays)
+
+    def _views(self) -> tuple[View, ...]:
+        if not self._config.cluster.dht:
+            return judge((), (), "cluster.dht is false, and only nodes of the DHT say what they see")
+        observed = self._dht.observed() if self._dht else []
+        return judge(observed, interfaces.all_addresses(), self._fault or "no node of the DHT has answered yet")
 
     @property
     def _dialable(self) -> bool:
@@ -271,7 +284,7 @@ class Finding:
     async def _exchange(self, dht: Dht) -> None:
         me, ports = self._standing.me, self._ports()
         rest = {service: port for service, port in ports.items() if service != "rpc"}
-        mine = Endpoint(me.addresses, rest) if me and me.addresses and ports else None
+        mine = Endpoint(self._standing.here, rest) if me and me.addresses and ports else None
         whereabouts = Whereabouts(dht, self.peering, self._clock, mine=mine, wanted=self._wanted, chance=random.random)
         async with asyncio.TaskGroup() as group:
             group.create_task(self._introduce(dht))
@@ -307,8 +320,10 @@ class Finding:
         return not refusal(Address(*place), loopback=_is_loopback(self._config.cluster.listen))
 
 
-def diagnosis(config: Config, clock: Clock, membership: Membership, finding: Finding | None) -> Diagnosis:
-    """Return what examines this host; ``finding`` is None where it is in no network."""
+def diagnosis(
+    config: Config, clock: Clock, membership: Membership, finding: Finding | None, relays: Callable[[], Sequence[str]]
+) -> Diagnosis:
+    """Return what examines this host; ``finding`` is None where it is in no network. ``relays`` lead to it."""
 
     def credentials() -> Credentials | None:
         return membership.standing.credentials if membership.standing else None
@@ -319,6 +334,7 @@ def diagnosis(config: Config, clock: Clock, membership: Membership, finding: Fin
         clock=clock,
         multicast=finding.multicast if finding else lambda: None,
         datagrams=finding.datagrams if finding else lambda: None,
+        sight=lambda: finding.sight(relays()) if finding else NOWHERE,
     )
 
 

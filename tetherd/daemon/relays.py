@@ -73,6 +73,11 @@ class Relays:
         """Return the relays, by node id, through which others can reach this node now."""
         return [node for (node, _), waiting in self._waiting.items() if waiting.reachable]
 
+    @property
+    def names(self) -> list[str]:
+        """Return the names of those relays."""
+        return [self._name(node) for node in self.reachable]
+
     def carried(self) -> dict[tuple[str, int], str]:
         """Return where on this host the connections of others begin that come by relays, and by which (its name)."""
         return {end: self._name(relay) for (relay, _), waiting in self._waiting.items() for end in waiting.carried}

@@ -45,8 +45,8 @@ FORGIVE: Final[Seconds] = 30.0
 ALIVE: Final[Seconds] = 30.0
 """A node heard within this time is not believed to have moved."""
 
-MAX_OBSERVED: Final = 8
-"""Addresses that others say they heard us from; more than one for each family means a NAT that changes ports."""
+FRESH: Final[Seconds] = 300.0
+"""What a peer said for so long ago of our address, it may say otherwise now."""
 
 _PUT_COST: Final = 5.0
 _TID: Final = 8
@@ -86,7 +86,6 @@ class Exchange:
         self.outbox: list[tuple[bytes, Address]] = []
         self.conflicts: list[Conflict] = []
         self.counters: Counter[str] = Counter()
-        self.observed: Counter[Address] = Counter()
         self.keyring = keyring
         self.entropy = entropy
         self.offset: Seconds = 0.0
@@ -158,6 +157,11 @@ class Exchange:
         """Tell whether a contact kept us waiting last time."""
         peer = self._at(contact.id, contact.address)
         return peer is not None and (peer.doubted or peer.failures > 0)
+
+    def observed(self, now: Seconds) -> list[tuple[Address, Address]]:
+        """Return the address of every peer heard of late, and the one that it heard us from."""
+        heard = [peer for peer in self._known.values() if now - peer.seen < FRESH and len(peer.saw) in (6, 18)]
+        return [(peer.address, unpack_address(peer.saw)) for peer in heard]
 
     def _at(self, node: bytes, address: Address) -> Peer | None:
         peer = self._known.get(node)
@@ -253,11 +257,9 @@ class Exchange:
             self._drop(reason)
             self._failed(request, now)
             return
-        if not request.proven:
-            self._observe(answer.seen)
         peer = self._acquaint(answer.sender, source, now)
         if peer is not None:
-            peer.token, peer.token_at, peer.epoch = answer.token, now, epoch
+            peer.token, peer.token_at, peer.epoch, peer.saw = answer.token, now, epoch, answer.seen
             rtt = now - request.sent if request.tries == 1 else -1.0
             peer.answered(now, rtt)
             self._slowest = max(rtt, 0.98 * self._slowest + 0.02 * rtt) if rtt >= 0 else self._slowest
@@ -287,13 +289,6 @@ class Exchange:
         if known:
             self.conflicts.append(Conflict(node, known.address, request.address, proven=False))
         return "unproven"
-
-    def _observe(self, seen: bytes) -> None:
-        """Take note of where a node that we did not know heard us from."""
-        if len(seen) in (6, 18):
-            self.observed[unpack_address(seen)] += 1
-            if len(self.observed) > MAX_OBSERVED:
-                del self.observed[self.observed.most_common()[-1][0]]
 
     def _acquaint(self, node: bytes, address: Address, now: Seconds) -> Peer | None:
         """Return the peer that proved to be ``node`` at ``address``; None while it is still alive elsewhere."""

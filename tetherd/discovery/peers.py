@@ -49,9 +49,9 @@ class Arrival(msgspec.Struct, frozen=True):
 class Peer(msgspec.Struct, frozen=True, kw_only=True):
     """A peer as it is shown. ``path``: ``local``, ``lan``, ``direct``, ``relay:NAME``; empty without a connection.
 
-    ``dialled``: where our connection to it leads; ``arrived``: where its own comes from. ``heard``: when anything last
-    spoke of it, its own connection included; None = never. ``conflict``: several origins claim its id, so that at most
-    one of them has its key.
+    ``dialled``: where our connection to it leads; ``arrived``: from where its own comes, by the path ``arrival``.
+    ``heard``: when anything last spoke of it, its own connection included; None = never. ``conflict``: several origins
+    claim its id, so that at most one of them has its key.
     """
 
     node: str
@@ -63,6 +63,7 @@ class Peer(msgspec.Struct, frozen=True, kw_only=True):
     rtt: Seconds | None
     dialled: str
     arrived: str
+    arrival: str
     sources: tuple[Source, ...]
     addresses: tuple[Seen, ...]
     ports: dict[str, int]
@@ -333,6 +334,7 @@ def _show(node: str, entry: _Entry) -> Peer:
         rtt=way.rtt if way else None,
         dialled=live.address if live else "",
         arrived=arrived.address if arrived else "",
+        arrival=arrived.path if arrived else "",
         sources=claims.sources(),
         addresses=claims.seen(),
         ports=claims.ports(),

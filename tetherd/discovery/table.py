@@ -20,8 +20,8 @@ MAX_FAILURES: Final = 2
 class Peer:
     """A node that proved its id: where it is, how fast it answers (``rtt``, seconds; -1 = unknown), its write token.
 
-    ``epoch`` is that of the network key it used last. ``doubted``: it keeps us waiting now. ``failures``: how often in
-    a row it did not answer at all.
+    ``saw``: the address it last heard us from, packed. ``epoch`` is that of the network key it used last. ``doubted``:
+    it keeps us waiting now. ``failures``: how often in a row it did not answer at all.
     """
 
     __slots__ = (
@@ -34,6 +34,7 @@ class Peer:
         "number",
         "packed",
         "rtt",
+        "saw",
         "seen",
         "token",
         "token_at",
@@ -44,6 +45,7 @@ class Peer:
         self.number = number(id)
         self.seen = now
         self.rtt = -1.0
+        self.saw = b""
         self.token = b""
         self.token_at = 0.0
         self.failures = 0

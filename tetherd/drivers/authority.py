@@ -33,7 +33,11 @@ GRACE: Final[Seconds] = 30 * certificates.DAY
 """How long after a certificate ran out its node may still renew it by proving its key."""
 
 MAX_TTL: Final[Seconds] = certificates.DAY
+OVERLAP: Final[Seconds] = certificates.LEAF_LIFE
+"""For how long a shared key that was replaced opens for members that are away: as long as their certificates last."""
+
 STEADY, ANNOUNCED, SWITCHED = range(3)
+REJOIN: Final = "they will have to join again"
 _DIGEST: Final = ec.ECDSA(hashes.SHA256())
 
 
@@ -155,20 +159,36 @@ class NetworkAuthority:
                 _make(self._directory, state.generation + 1, now)
                 self._ledger.rotate(state.generation, ANNOUNCED, now)
             elif state.rotation == ANNOUNCED:
-                _check_ready(lagging, "have not heard of the new root yet", force=force)
+                _check_ready(lagging, "have not heard of the new root yet", REJOIN, force=force)
                 self._ledger.rotate(state.generation, SWITCHED, now)
             else:
                 behind = set(self._ledger.behind(state.generation + 1))
                 names = [member.name for member in state.members if member.node in behind]
-                _check_ready(names, "have no certificate under the new root yet", force=force)
+                _check_ready(names, "have no certificate under the new root yet", REJOIN, force=force)
                 self._ledger.rotate(state.generation + 1, STEADY, now)
             self._open()
             return self._ledger.state().rotation
 
+    def rekey(self, lagging: Sequence[str], now: Seconds, *, force: bool) -> None:
+        """Make the next key that members share. ``lagging``: names of members that may not have the last one yet.
+
+        Raises Conflict, which names them, unless it is by ``force``: those find others by the DHT no more until they
+        have reached a member in another way.
+        """
+        with self._lock:
+            if len(self._ledger.state().keys) > 1:
+                _check_ready(lagging, "may not have the last key yet", "the DHT will not find them", force=force)
+            self._ledger.rekey(OVERLAP, now)
+
+    def retire(self, now: Seconds) -> None:
+        """Drop the shared keys before the newest."""
+        with self._lock:
+            self._ledger.retire(now)
+
     def keys(self) -> dict[int, bytes]:
         """Return the keys that members share, by epoch."""
         with self._lock:
-            return self._ledger.state().keys
+            return self._keys()
 
     def _open(self) -> None:
         """Read the keys that belong to the step that the ledger has recorded, and remove those before them."""
@@ -194,7 +214,9 @@ class NetworkAuthority:
                 members=state.members,
                 roots=self.roots,
                 enrol=state.enrol,
-                keys=tuple(KeyEpoch(epoch, enrolment.proof_key(key)) for epoch, key in sorted(state.keys.items())),
+                keys=tuple(
+                    KeyEpoch(each.epoch, enrolment.proof_key(each.key), each.made, each.ends) for each in state.keys
+                ),
             )
             self._signed = signing.sign(roster, self._issuing.key, self._issuing.certificate)
             self._signed_epoch = state.epoch
@@ -204,7 +226,10 @@ class NetworkAuthority:
         leaf = certificates.issue(self._issuing, spki, now)
         self._ledger.issued(signing.spki_digest(leaf).hex(), leaf.not_valid_after_utc.timestamp(), self._generation)
         chain = certificates.pem(leaf, self._issuing.certificate)
-        return Admission(chain=chain, roster=self._roster(), keys=self._ledger.state().keys)
+        return Admission(chain=chain, roster=self._roster(), keys=self._keys())
+
+    def _keys(self) -> dict[int, bytes]:
+        return {each.epoch: each.key for each in self._ledger.state().keys}
 
     def _check_network(self, network: str) -> None:
         here = self._ledger.state().network
@@ -229,7 +254,7 @@ def found(directory: Path, name: str, now: Seconds) -> str:
     network = network_id(signing.spki_digest(root.certificate))
     ledger = MemberLedger(directory / LEDGER)
     try:
-        ledger.found(network, name, secrets.token_bytes(32), now)
+        ledger.found(network, name, now)
     finally:
         ledger.close()
     return network
@@ -255,11 +280,11 @@ def _remove(directory: Path, generation: int) -> None:
                 durable.remove(directory / f"{name}{suffix}")
 
 
-def _check_ready(names: Sequence[str], what: str, *, force: bool) -> None:
+def _check_ready(names: Sequence[str], what: str, cost: str, *, force: bool) -> None:
     if names and not force:
         raise Conflict(
             f"{len(names)} of the members {what}: {', '.join(names[:8])}",
-            fix="wait until they are connected, or leave them behind with --force: they will have to join again",
+            fix=f"wait until they are connected, or leave them behind with --force: {cost}",
             details={"waiting": list(names)},
         )
 

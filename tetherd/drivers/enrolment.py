@@ -21,6 +21,7 @@ import msgspec
 from tetherd.drivers import mutual
 from tetherd.drivers.authority import NetworkAuthority
 from tetherd.errors import (
+    MALFORMED,
     BadConfig,
     Internal,
     InUse,
@@ -231,7 +232,7 @@ async def _request(reader: Reader) -> tuple[str, str, bytes]:
 def _decode(body: bytes, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(body, type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except MALFORMED as error:
         raise InvalidInput(
             f"the request is not as expected: {error}", fix="use the same release on both hosts"
         ) from None

@@ -16,7 +16,7 @@ from typing import Final
 
 import msgspec
 
-from tetherd.errors import Failure, ModelInvalid, revive
+from tetherd.errors import MALFORMED, Failure, ModelInvalid, revive
 from tetherd.types import Digest, Seconds
 from tetherd.wire.manifest import Config, model_file
 from tetherd.wire.messages import FileEntry
@@ -114,7 +114,7 @@ def _verdict(answer: bytes, code: int) -> Config:
         if code == 0:
             return msgspec.json.decode(answer, type=Config)
         failure = msgspec.json.decode(answer, type=Failure)
-    except msgspec.DecodeError as error:
+    except MALFORMED as error:
         raise ModelInvalid(
             "loading the model ended without an answer", fix="export the model again, or report this"
         ) from error

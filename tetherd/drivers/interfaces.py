@@ -19,6 +19,12 @@ def own_addresses() -> tuple[str, ...]:
     return tuple(found)[:MAX_ADDRESSES]
 
 
+def all_addresses() -> frozenset[str]:
+    """Return every address of this host, those of loopback too, without scopes."""
+    listed = (ip.ip if ip.is_IPv4 else ip.ip[0] for adapter in ifaddr.get_adapters() for ip in adapter.ips)
+    return frozenset(str(ipaddress.ip_address(str(text).partition("%")[0])) for text in listed)
+
+
 def _outgoing() -> Iterator[str]:
     for family, far in zip((socket.AF_INET, socket.AF_INET6), _FAR, strict=True):
         with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:

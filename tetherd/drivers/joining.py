@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from tetherd.drivers.certificates import spki_of
 from tetherd.errors import (
+    MALFORMED,
     BadRoster,
     ClockSkew,
     Failure,
@@ -164,7 +165,7 @@ class _Line:
                 return msgspec.json.decode(data, type=kind)
             document: dict[str, Any] = msgspec.json.decode(data, type=dict[str, Any])
             failure = Failure(str(document["code"]), str(document["error"]), str(document.get("fix", "")))
-        except (msgspec.MsgspecError, UnicodeDecodeError, KeyError):
+        except (*MALFORMED, KeyError):
             message = f"what answers at {self._address} is no enrolment listener of Tether"
             raise Unreachable(message, fix="check the address and its port") from None
         raise revive(failure)

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from tetherd.drivers import certificates, directories, durable
-from tetherd.errors import NotInNetwork, StorageFailed
+from tetherd.errors import MALFORMED, NotInNetwork, StorageFailed
 from tetherd.types import Credentials
 from tetherd.wire.roster import SignedRoster
 from tetherd.wire.signing import key_digest
@@ -89,7 +89,7 @@ class Identity:
         path = self.directory / ROSTER
         try:
             return msgspec.json.decode(_require(path), type=SignedRoster)
-        except msgspec.MsgspecError as error:
+        except MALFORMED as error:
             raise _damaged(path, error) from None
 
     def settle(self, home: Home, chain: str, roots: str, roster: SignedRoster) -> None:
@@ -142,7 +142,7 @@ def read_home(directory: Path) -> Home | None:
         return None
     try:
         return msgspec.json.decode(text, type=Home)
-    except msgspec.MsgspecError as error:
+    except MALFORMED as error:
         raise _damaged(path, error) from None
 
 

@@ -15,6 +15,7 @@ import msgspec
 
 from tetherd.discovery.announcement import MAX_LINE, Found, Gone, Orders, Report, Tally, Turned, decode_report, encode
 from tetherd.discovery.hints import Hint
+from tetherd.errors import MALFORMED
 from tetherd.ports import Clock, Ears
 from tetherd.types import Seconds
 
@@ -76,7 +77,7 @@ class Mdns:
     async def _follow(self, process: Process) -> None:
         assert process.stdin is not None
         assert process.stdout is not None
-        with contextlib.suppress(ConnectionError, ValueError, msgspec.MsgspecError):
+        with contextlib.suppress(ConnectionError, ValueError, *MALFORMED):
             process.stdin.write(encode(self._orders))
             await process.stdin.drain()
             while line := await process.stdout.readline():

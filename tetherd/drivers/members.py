@@ -1,9 +1,11 @@
 """The authority's ledger: tokens, members and the keys they share, in one SQLite file.
 
 A token is burned in the same transaction that records its member, so of two hosts that race exactly one wins. The epoch
-grows with every change of what the roster says, in the same transaction as the change.
+grows with every change of what the roster says, in the same transaction as the change; and in the same transaction in
+which a member goes, there is a next shared key, for that member knows the one before.
 """
 
+import secrets
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,6 +20,10 @@ from tetherd.wire.roster import Member
 SCHEMA: Final = 1
 KEPT: Final[Seconds] = 30 * 86400.0
 """How long tokens are remembered after they expired, to say why they are refused."""
+
+KEY_BYTES: Final = 32
+PARTING: Final[Seconds] = 60.0
+"""For how long the key that a node knew opens datagrams after the node left: those who stay need the next one first."""
 
 _NEW_TOKEN: Final = "make a new one: tetherctl cluster token"  # noqa: S105 - words, no secret
 
@@ -67,7 +73,18 @@ _keys = sa.Table(
     _tables,
     sa.Column("epoch", sa.Integer, primary_key=True),
     sa.Column("key", sa.LargeBinary, nullable=False),
+    sa.Column("made", sa.Float, nullable=False),
+    sa.Column("ends", sa.Float, nullable=False),  # 0 = it is the newest
 )
+
+
+class SharedKey(msgspec.Struct, frozen=True):
+    """A key that members share; see ``KeyEpoch``."""
+
+    epoch: int
+    key: bytes
+    made: Seconds
+    ends: Seconds = 0.0
 
 
 class State(msgspec.Struct, frozen=True):
@@ -78,7 +95,7 @@ class State(msgspec.Struct, frozen=True):
     epoch: int
     changed: Seconds
     members: tuple[Member, ...]
-    keys: dict[int, bytes]
+    keys: tuple[SharedKey, ...]
     enrol: tuple[str, ...]
     generation: int
     rotation: int
@@ -109,7 +126,7 @@ class MemberLedger:
         """Close the file."""
         self._database.close()
 
-    def found(self, network: str, name: str, key: bytes, now: Seconds) -> None:
+    def found(self, network: str, name: str, now: Seconds) -> None:
         """Begin a network, unless it has begun."""
         with self._transaction() as connection:
             if connection.scalar(sa.select(_state.c.schema)) is None:
@@ -125,7 +142,7 @@ class MemberLedger:
                         rotation=0,
                     )
                 )
-                connection.execute(sa.insert(_keys).values(epoch=1, key=key))
+                _turn(connection, 0.0, now)
 
     def state(self) -> State:
         """Return everything that the roster says."""
@@ -133,7 +150,7 @@ class MemberLedger:
             row = connection.execute(sa.select(_state)).one()
             self._database.check_schema(row.schema, SCHEMA)
             members = connection.execute(sa.select(_members).order_by(_members.c.node))
-            keys = {found.epoch: found.key for found in connection.execute(sa.select(_keys).order_by(_keys.c.epoch))}
+            keys = connection.execute(sa.select(_keys).order_by(_keys.c.epoch))
             listed = tuple(map(_member, members))
             return State(
                 network=row.network,
@@ -141,7 +158,7 @@ class MemberLedger:
                 epoch=row.epoch,
                 changed=row.changed,
                 members=listed,
-                keys=keys,
+                keys=tuple(SharedKey(*found) for found in keys),
                 enrol=msgspec.json.decode(row.enrol, type=tuple[str, ...]),
                 generation=row.generation,
                 rotation=row.rotation,
@@ -245,22 +262,30 @@ class MemberLedger:
             after = msgspec.structs.replace(before, **values)
             if after != before:
                 _record(connection, after, now)
+            if after.revoked and not before.revoked:
+                _turn(connection, PARTING, now)
             return after
 
     def forget(self, node: str, now: Seconds) -> None:
         """Strike a member off the list. Raises NodeNotFound."""
         with self._transaction() as connection:
-            _require(connection, node)
+            gone = _require(connection, node)
             connection.execute(sa.delete(_members).where(_members.c.node == node))
+            if not gone.revoked:
+                _turn(connection, PARTING, now)
             _bump(connection, now)
 
-    def add_key(self, key: bytes, keep: int, now: Seconds) -> None:
-        """Add a key that members share, and drop all but the newest ``keep``."""
+    def rekey(self, overlap: Seconds, now: Seconds) -> None:
+        """Make the next key that members share; the one before opens datagrams for ``overlap`` more seconds."""
         with self._transaction() as connection:
-            newest: int = connection.execute(sa.select(sa.func.max(_keys.c.epoch))).scalar_one()
-            connection.execute(sa.insert(_keys).values(epoch=newest + 1, key=key))
-            connection.execute(sa.delete(_keys).where(_keys.c.epoch <= newest + 1 - keep))
+            _turn(connection, overlap, now)
             _bump(connection, now)
+
+    def retire(self, now: Seconds) -> None:
+        """Drop the keys before the newest."""
+        with self._transaction() as connection:
+            if connection.execute(sa.delete(_keys).where(_keys.c.ends > 0)).rowcount:
+                _bump(connection, now)
 
 
 def revoked(member: Member) -> Revoked:
@@ -273,6 +298,14 @@ def revoked(member: Member) -> Revoked:
 
 def _bump(connection: sa.Connection, now: Seconds) -> None:
     connection.execute(sa.update(_state).values(epoch=_state.c.epoch + 1, changed=now))
+
+
+def _turn(connection: sa.Connection, overlap: Seconds, now: Seconds) -> None:
+    """Make the next shared key; keep the one before for a while, and none before that."""
+    newest: int = connection.scalar(sa.select(sa.func.max(_keys.c.epoch))) or 0
+    connection.execute(sa.delete(_keys).where(_keys.c.epoch < newest))
+    connection.execute(sa.update(_keys).values(ends=now + overlap))
+    connection.execute(sa.insert(_keys).values(epoch=newest + 1, key=secrets.token_bytes(KEY_BYTES), made=now, ends=0))
 
 
 def _record(connection: sa.Connection, member: Member, now: Seconds) -> None:

@@ -16,7 +16,7 @@ from tetherd.drivers.authority import NetworkAuthority
 from tetherd.drivers.certificates import spki_of
 from tetherd.drivers.joining import Applicant
 from tetherd.drivers.keys import Home, Identity
-from tetherd.errors import Conflict, NotInNetwork
+from tetherd.errors import BadRoster, Conflict, NotInNetwork
 from tetherd.policy.membership import Standing
 from tetherd.ports import Clock
 from tetherd.types import RoleName, Seconds
@@ -24,7 +24,7 @@ from tetherd.wire import signing
 from tetherd.wire.enrolment import Admission, proof_key
 from tetherd.wire.roster import Member, Roster, SignedRoster, newer
 from tetherd.wire.signing import key_digest
-from tetherd.wire.tokens import JoinToken, network_id
+from tetherd.wire.tokens import MAX_ADDRESSES, JoinToken, network_id
 
 
 class DiskPapers:
@@ -41,8 +41,8 @@ class DiskPapers:
         self._authority_directory = state / "authority"
         self._identity = Identity(self.directory)
         self._name = name
-        self._addresses = addresses
-        self._enrol = enrol
+        self._addresses = addresses[:MAX_ADDRESSES]
+        self._enrol = enrol[:MAX_ADDRESSES]
         self._clock = clock
         self._lock = threading.RLock()
         self._standing: Standing | None = None
@@ -102,13 +102,14 @@ class DiskPapers:
             roster = signing.verify(signed, self._trusted(), standing.network)
             if not newer(standing.roster, roster):
                 return standing
-            self._identity.keep_roster(signed, "".join(roster.roots))
             home = self._identity.home()
             assert home is not None
             known = _proven(roster, home.keys) | _proven(roster, keys)  # none that is forged replaces one that is not
+            _check_keys(roster, home.node, known)
             if known != home.keys:
                 home = Home(node=home.node, network=home.network, name=home.name, keys=known)
-                self._identity.keep_home(home)
+                self._identity.keep_home(home)  # before the roster, after which nobody says the keys again
+            self._identity.keep_roster(signed, "".join(roster.roots))
             return self._stand(home, signed)
 
     def leave(self) -> None:
@@ -138,6 +139,16 @@ class DiskPapers:
     def rotate(self, lagging: Sequence[str], *, force: bool) -> Standing:
         """Take the next step towards another root; see ports.Papers."""
         self._require_authority().rotate(lagging, self._clock.wall(), force=force)
+        return self.publish()
+
+    def rekey(self, lagging: Sequence[str], *, force: bool) -> Standing:
+        """Make the next key that members share; see ports.Papers."""
+        self._require_authority().rekey(lagging, self._clock.wall(), force=force)
+        return self.publish()
+
+    def retire(self) -> Standing:
+        """Drop the shared keys before the newest; see ports.Papers."""
+        self._require_authority().retire(self._clock.wall())
         return self.publish()
 
     def publish(self) -> Standing:
@@ -174,6 +185,7 @@ class DiskPapers:
             expires=certificate.not_valid_after_utc.timestamp(),
             keys=home.keys,
             founder=self.authority is not None,
+            here=self._addresses,
         )
         return self._standing
 
@@ -208,6 +220,13 @@ class DiskPapers:
                 "this host does not hold the authority of its network", fix="run this on the host that founded it"
             )
         return self.authority
+
+
+def _check_keys(roster: Roster, node: str, keys: Mapping[int, bytes]) -> None:
+    """Raise BadRoster for a roster without the newest key, if it is for a member: its sender kept the key back."""
+    sealing = {each.epoch for each in roster.keys if not each.ends}
+    if roster.member(node) is not None and not sealing <= keys.keys():
+        raise BadRoster("a list of members came without the key that they share", fix="restart the daemon it came from")
 
 
 def _proven(roster: Roster, keys: Mapping[int, bytes]) -> dict[int, bytes]:

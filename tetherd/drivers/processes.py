@@ -5,9 +5,7 @@ import contextlib
 import sys
 from asyncio.subprocess import PIPE, Process
 
-import msgspec
-
-from tetherd.errors import Unavailable
+from tetherd.errors import MALFORMED, Unavailable
 from tetherd.types import Seconds
 from tetherd.wire.assignments import Assignment, Event, GiveUp, decode_event, encode
 
@@ -37,7 +35,7 @@ class RunnerProcess:
         assert self._process.stdout is not None
         while True:
             # A library found our pipe after all: what it writes is no JSON, no text or a line without end.
-            with contextlib.suppress(msgspec.MsgspecError, ValueError):
+            with contextlib.suppress(*MALFORMED, ValueError):
                 line = await self._process.stdout.readline()
                 return decode_event(line) if line else None
 

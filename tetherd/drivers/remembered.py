@@ -9,7 +9,7 @@ import msgspec
 
 from tetherd.discovery.peers import Remembered
 from tetherd.drivers import durable
-from tetherd.errors import TetherError
+from tetherd.errors import MALFORMED, TetherError
 
 NAME: Final = "peers.json"
 MAX_PEERS: Final = 4096
@@ -23,7 +23,7 @@ def load(directory: Path) -> list[Remembered]:
     try:
         data = durable.read(path)
         return [] if data is None else msgspec.json.decode(data, type=list[Remembered])[:MAX_PEERS]
-    except (TetherError, msgspec.MsgspecError) as error:
+    except (TetherError, *MALFORMED) as error:
         _log.warning("the peers remembered in %s cannot be read, and are found anew: %s", path, error)
         return []
 

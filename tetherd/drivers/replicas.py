@@ -9,7 +9,7 @@ from tetherd.drivers import durable
 from tetherd.drivers.blobs import DiskBlobs, disk_errors
 from tetherd.drivers.drafts import Draft, Drafts
 from tetherd.drivers.fetch import BulkClient
-from tetherd.errors import StorageFailed
+from tetherd.errors import MALFORMED, StorageFailed
 from tetherd.types import Digest
 from tetherd.wire.chunks import Blob, BlobSource
 from tetherd.wire.messages import Catalog
@@ -67,7 +67,7 @@ class FileCatalog:
         try:
             data = durable.read(self._path)
             return None if data is None else msgspec.json.decode(data, type=Catalog)
-        except (msgspec.MsgspecError, StorageFailed):
+        except (*MALFORMED, StorageFailed):
             return None
 
     def save(self, catalog: Catalog) -> None:

@@ -236,6 +236,7 @@ class RemoteCaller:
         self._pipes: set[int] = set()
         self._connected = asyncio.Event()
         self._free: list[_Exchange] = []
+        self._busy: set[_Exchange] = set()
         loop = asyncio.get_running_loop()
         self._completions = nng.Completions(loop)
         self._socket = nng.open_req(max_message, secret.node if secret else "")
@@ -256,10 +257,14 @@ class RemoteCaller:
         """
         attempts = ATTEMPTS if self._secret and request.REPEATABLE else 1
         while True:
-            attempts -= 1
             try:
                 frame = self._codec.split(await self._ask(request, deadline, request_id))
+            except _Unsent:
+                continue
+            except TimeoutError:
+                raise DeadlineExceeded(f"{self.address} did not answer in time") from None
             except ConnectionError as error:
+                attempts -= 1
                 if attempts and not self._closed:
                     continue
                 raise unreachable(self.address, str(error)) from None
@@ -349,13 +354,17 @@ class RemoteCaller:
         self._pipes.discard(pipe)
         if not self._pipes:
             self._connected.clear()
+            for exchange in self._busy:
+                exchange.give_up()
             if self._renewed and not self._closed:
                 self._dial_again()
             else:
                 self._watch()
 
     def _exchange(self) -> "_Exchange":
-        return self._free.pop() if self._free else _Exchange(self._socket, self._completions, self._free, self.address)
+        if not self._free:
+            self._free.append(_Exchange(self._socket, self._completions, self._free, self._busy))
+        return self._free.pop()
 
     def _pack(self, kind: int, header: Header, message: Any) -> Any:
         return nng.pack(self._codec.encode(kind, header, message), self._max_message)
@@ -366,23 +375,35 @@ class RemoteCaller:
             waiter.add_done_callback(lambda done: done.cancelled() or done.exception())
 
 
+class _Unsent(ConnectionError):
+    """The connection ended before a request was sent."""
+
+
 class _Exchange:
     """One context of a caller: sends one request and receives its reply, then is free for the next."""
 
-    __slots__ = ("_address", "_free", "_operation", "_waiter")
+    __slots__ = ("_busy", "_free", "_operation", "_waiter")
 
-    def __init__(self, socket: Any, completions: nng.Completions, free: "list[_Exchange]", address: str) -> None:
+    def __init__(
+        self, socket: Any, completions: nng.Completions, free: "list[_Exchange]", busy: "set[_Exchange]"
+    ) -> None:
         self._free = free
-        self._address = address
+        self._busy = busy
         self._waiter: asyncio.Future[Buffer] | None = None
         self._operation = nng.Operation(socket, completions, self._received)
 
     def start(self, message: Any, timeout: Seconds) -> asyncio.Future[Buffer]:
         self._waiter = waiter = asyncio.get_running_loop().create_future()
         waiter.add_done_callback(self._abandon)
+        self._busy.add(self)
         self._operation.send(message, timeout)
         self._operation.receive(timeout)
         return waiter
+
+    def give_up(self) -> None:
+        """End it unless it was sent: nng keeps a request that came too late for one connection until the next one."""
+        if self._operation.sending():
+            self._operation.cancel()
 
     def _abandon(self, waiter: asyncio.Future[Buffer]) -> None:
         if waiter.cancelled():
@@ -397,8 +418,11 @@ class _Exchange:
             if result == 0:
                 waiter.set_result(data)
             elif result == nng.TIMED_OUT:
-                waiter.set_exception(DeadlineExceeded(f"{self._address} did not answer in time"))
+                waiter.set_exception(TimeoutError())
+            elif result == nng.CANCELED:
+                waiter.set_exception(_Unsent())
             else:
                 why = "this process is stopping" if result == nng.CLOSED else "the connection was lost"
                 waiter.set_exception(ConnectionResetError(why))
+        self._busy.discard(self)
         self._free.append(self)

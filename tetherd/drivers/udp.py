@@ -172,9 +172,9 @@ class Dht:
         found = sorted(self._node.exchange.table, key=lambda peer: -peer.seen)
         return [(peer.id.hex(), peer.address) for peer in found if not peer.failures]
 
-    def observed(self) -> list[Address]:
-        """Return the addresses that others heard this node from, the most frequent first: what NAT makes of it."""
-        return [address for address, _ in self._node.exchange.observed.most_common()]
+    def observed(self) -> list[tuple[Address, Address]]:
+        """Return the address of every peer heard of late, and the one that it heard this node from."""
+        return self._node.exchange.observed(time.monotonic())
 
     def counters(self) -> dict[str, int]:
         """Return what was sent and heard, and by reason what was dropped, refused or could not be sent."""

@@ -32,7 +32,8 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
 
     ``signed`` is ``roster`` as it came. ``issued`` and ``expires``: of this node's certificate, seconds since the
     epoch; ``outdated``: it is under a root that another one replaces. ``keys``: what members share, by epoch.
-    ``founder``: the network's authority is on this host.
+    ``founder``: the network's authority is on this host. ``here``: HOST:PORT where it takes connections now, if it
+    takes any: the roster may still say where it was.
     """
 
     network: str
@@ -45,11 +46,17 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     outdated: bool = False
     keys: dict[int, bytes] = {}
     founder: bool = False
+    here: tuple[str, ...] = ()
 
     @property
     def me(self) -> Member | None:
         """Return this node as the roster has it, None when it was sent away."""
         return self.roster.member(self.node)
+
+    @property
+    def moved(self) -> bool:
+        """Whether the roster says that others dial this node where it is not any more."""
+        return self.me is not None and bool(self.me.addresses) and set(self.me.addresses) != set(self.here)
 
 
 def renewal(issued: Seconds, expires: Seconds, chance: float) -> Seconds:
@@ -110,6 +117,12 @@ def anchors(standing: Standing, roles: Collection[RoleName]) -> list[tuple[str, 
     if "manager" in roles and (first := primary(roster)) and first.node != me:
         called.append(first)
     return [(each.node, each.addresses[:1]) for each in called]
+
+
+def spent(roster: Roster, lagging: Collection[str], now: Seconds) -> bool:
+    """Tell whether the shared keys before the newest can go: all members have the next one, or their time is over."""
+    replaced = [each.ends for each in roster.keys if each.ends]
+    return bool(replaced) and (not lagging or now >= max(replaced))
 
 
 def find(members: Iterable[Member], word: str) -> Member:

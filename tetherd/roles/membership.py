@@ -26,6 +26,9 @@ _MARGIN: Final[Seconds] = 0.5
 _LOOK: Final[Seconds] = 60.0
 """How often the clock is looked at: a host that slept wakes up with an old certificate."""
 
+_GLANCE: Final[Seconds] = 1.0
+"""How often it is looked at whether all members have the newest key, while there is an older one."""
+
 _log = logging.getLogger("tetherd.membership")
 
 
@@ -81,11 +84,11 @@ class Membership:
         return {WatchRoster: self._watch, Resign: self._resign}
 
     async def run(self, ready: Callable[[], None]) -> None:
-        """Keep the certificate young until cancelled."""
+        """Keep the certificate young, and on the founder the keys that members share, until cancelled."""
         ready()
-        attempts = 0
-        while True:
-            attempts = await self._tend(attempts)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._stay_young())
+            group.create_task(self._retire())
 
     async def changes(self) -> None:
         """Wait for the next change of the standing."""
@@ -159,6 +162,10 @@ class Membership:
         """Take the next step towards another root. Raises Conflict while members are not ready, NotInNetwork."""
         return await self._take(self._papers.rotate, self.lagging(), force=force)
 
+    async def rekey(self, *, force: bool) -> Standing:
+        """Make the next key that members share. Raises Conflict while some may not have the last, NotInNetwork."""
+        return await self._take(self._papers.rekey, self.lagging(), force=force)
+
     def lagging(self) -> list[str]:
         """Return the names of the members that do not have this node's roster yet, as far as it knows."""
         roster, me = self._require().roster, self._require().node
@@ -185,7 +192,9 @@ class Membership:
         finally:
             self._following[context.node] = self._clock.monotonic()
         standing = self._require()
-        return Rostered(standing.signed, standing.keys)
+        # Who was just sent away learns that, and not the key that was made because of it.
+        is_member = standing.roster.member(context.node) is not None
+        return Rostered(standing.signed, standing.keys if is_member else {})
 
     async def _resign(self, _: Resign, context: Context) -> Done:
         if not context.node:
@@ -215,7 +224,8 @@ class Membership:
 
     def _foundations(self) -> Any:
         """Return what the daemon's composition rests on."""
-        return self.standing and (self.roles, policy.anchors(self.standing, self.roles))
+        standing = self.standing
+        return standing and (self.roles, standing.me is None, policy.anchors(standing, self.roles))
 
     def _require(self) -> Standing:
         if self.standing is None:
@@ -223,8 +233,11 @@ class Membership:
         return self.standing
 
     async def _wait_until_due(self, chance: float) -> None:
-        """Wait until the certificate is half way to its end, or the network's authority has another root."""
-        while not (standing := self._require()).outdated:
+        """Wait until the certificate is half way to its end, or says too little.
+
+        It does where the authority has another root, and where this host, which tells so as it renews, has moved.
+        """
+        while (standing := self.standing) and not (standing.outdated or standing.moved):
             left = policy.renewal(standing.issued, standing.expires, chance) - self._clock.wall()
             if left <= 0:
                 return
@@ -233,11 +246,33 @@ class Membership:
                     await self._changed.wait()
         await asyncio.sleep(policy.SPREAD * chance)  # not all members at once
 
+    async def _stay_young(self) -> None:
+        attempts = 0
+        while self.standing is not None:
+            attempts = await self._tend(attempts)
+
+    async def _retire(self) -> None:
+        """On the founder, drop the keys before the newest when they have served their time."""
+        while (standing := self.standing) is not None:
+            if not standing.founder or len(standing.roster.keys) == 1:
+                await self._changed.wait()
+                continue
+            pause = _GLANCE
+            if policy.spent(standing.roster, self.lagging(), self._clock.wall()):
+                try:
+                    await self._take(self._papers.retire)
+                except TetherError as error:
+                    _log.error("the last key was not dropped: %s", error.message, extra={"fix": error.fix})
+                    pause = _LOOK
+            await asyncio.sleep(pause)
+
     async def _tend(self, attempts: int) -> int:
         """Wait until the certificate is due, renew it, and return how many attempts failed in a row."""
         if attempts == 0:
             await self._wait_until_due(self._chance())
-        standing, now = self._require(), self._clock.wall()
+        if (standing := self.standing) is None:
+            return 0  # it has just left
+        now = self._clock.wall()
         try:
             renewed = await self._take(self._papers.renew)
             _log.info("renewed this node's certificate", extra={"expires": renewed.expires})

@@ -23,7 +23,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from msgspec import Meta
 
-from tetherd.errors import BadFrame, Internal
+from tetherd.errors import MALFORMED, BadFrame, Internal
 from tetherd.wire.records import Kind
 from tetherd.wire.signatures import MAX_SIGNATURE, PUBLIC_SIZE
 
@@ -187,7 +187,7 @@ def decode(plain: bytes) -> Ask | Answer:
     """Decode the body of a datagram. Raises BadDatagram."""
     try:
         message: Ask | Answer = _decoder.decode(plain)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except MALFORMED as error:
         raise BadDatagram("malformed", f"the body is malformed: {error}") from None
     return message
 

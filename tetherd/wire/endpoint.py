@@ -5,7 +5,7 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta
 
-from tetherd.errors import InvalidInput
+from tetherd.errors import MALFORMED, InvalidInput
 from tetherd.wire.records import MAX_VALUE
 
 NAME: Final = b"endpoint"
@@ -39,5 +39,5 @@ def decode(data: bytes) -> Endpoint:
     """Read the value of a record. Raises InvalidInput."""
     try:
         return _decoder.decode(data)
-    except msgspec.MsgspecError as error:
+    except MALFORMED as error:
         raise InvalidInput(f"the record does not say where the node is: {error}", fix="upgrade that node") from None

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import msgspec
 
-from tetherd.errors import BadFrame, Failure, Unimplemented
+from tetherd.errors import MALFORMED, BadFrame, Failure, Unimplemented
 from tetherd.types import Buffer, Tensor
 
 VERSION: Final = 1
@@ -90,7 +90,7 @@ class Codec:
             raise BadFrame(f"the header should have {length} bytes, {len(body)} are there")
         try:
             header = self._header.decode(body[:length])
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        except MALFORMED as error:
             raise BadFrame(f"the header is malformed: {error}") from None
         if apart is not None and length != len(body):
             raise BadFrame(f"{len(body) - length} bytes follow a header whose payloads are elsewhere")
@@ -104,7 +104,7 @@ class Codec:
         self._payload, self._at = frame.payload, 0
         try:
             message = decoder.decode(frame.header.message)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        except MALFORMED as error:
             raise BadFrame(f"the message is malformed: {error}") from None
         if self._at != len(frame.payload):
             raise BadFrame(f"{len(frame.payload) - self._at} bytes follow the last tensor")

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import msgspec
 
-from tetherd.errors import ModelInvalid, UnsupportedMedia
+from tetherd.errors import MALFORMED, ModelInvalid, UnsupportedMedia
 from tetherd.types import Buffer, Digest, Signature, parse_digest, parse_model
 from tetherd.wire.chunks import Blob, blob, spell
 from tetherd.wire.messages import FileEntry
@@ -93,7 +93,7 @@ def decode_config(data: Buffer) -> Config:
     """Return what the config blob holds. Raises ModelInvalid."""
     try:
         return msgspec.json.decode(data, type=Config)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except MALFORMED as error:
         raise ModelInvalid(f"the model's description is malformed: {error}", fix="push the model again") from error
 
 
@@ -127,7 +127,7 @@ def parse(data: Buffer) -> Manifest:
         raise _too_long()
     try:
         found = msgspec.json.decode(data, type=Manifest)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except MALFORMED as error:
         raise ModelInvalid(f"this is not the manifest of a model: {error}", fix="push the model again") from error
     if NAME not in found.annotations:
         raise ModelInvalid("the manifest does not name its model", fix="push the model again")

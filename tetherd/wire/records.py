@@ -10,7 +10,7 @@ from typing import Annotated, Final, Literal, TypeAlias
 import msgspec
 from msgspec import Meta
 
-from tetherd.errors import BadFrame, TooLarge
+from tetherd.errors import MALFORMED, BadFrame, TooLarge
 from tetherd.wire.signatures import MAX_SIGNATURE, PUBLIC_SIZE, Signer, Verify, identify
 
 Kind: TypeAlias = Literal[1, 2, 3]
@@ -117,7 +117,7 @@ def read(blob: bytes, network: str, verify: Verify) -> Record:
     try:
         signed = _signed.decode(blob)
         body = _body.decode(signed.body)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except MALFORMED as error:
         raise BadRecord("malformed", f"the record is malformed: {error}") from None
     if body.kind == IMMUTABLE:
         if body.public or body.name or signed.signature or body.gone:

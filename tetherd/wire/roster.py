@@ -7,7 +7,7 @@ from typing import Final
 
 import msgspec
 
-from tetherd.errors import BadRoster, InvalidInput
+from tetherd.errors import MALFORMED, BadRoster, InvalidInput
 from tetherd.types import RoleName, Seconds, parse_host_name, parse_node
 from tetherd.wire.tokens import MAX_ADDRESSES, check_address
 
@@ -40,6 +40,8 @@ class KeyEpoch(msgspec.Struct, frozen=True):
 
     epoch: int
     digest: bytes
+    made: Seconds = 0.0
+    ends: Seconds = 0.0
 
 
 class Roster(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,7 +91,7 @@ def decode(body: bytes) -> Roster:
     try:
         roster = msgspec.json.decode(body, type=Roster)
         _check(roster)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except MALFORMED as error:
         raise BadRoster(f"the list of members cannot be read: {error}", fix=_FIX) from None
     except InvalidInput as error:
         raise BadRoster(f"the list of members names what cannot be: {error.message}", fix=_FIX) from None

@@ -67,6 +67,7 @@ async def test_a_host_without_a_network_says_so(alone: Host) -> None:
     for method, path, body in (
         ("GET", "/api/v1/nodes", None),
         ("GET", "/api/v1/cluster/ca", None),
+        ("GET", "/api/v1/cluster/keys", None),
         ("POST", "/api/v1/cluster/tokens", {"roles": ["worker"]}),
         ("POST", "/api/v1/cluster/leave", None),
     ):
@@ -163,6 +164,21 @@ async def test_labels(founder: Host) -> None:
         with pytest.raises(InvalidInput):
             await founder.ask("PATCH", path, {"labels": labels})
     assert (await founder.ask("GET", "/api/v1/nodes/b"))["labels"] == {"rack": "7"}
+
+
+async def test_the_keys_that_members_share(founder: Host) -> None:
+    path = "/api/v1/cluster/keys"
+    (first,) = (await founder.ask("GET", path))["keys"]
+    assert (first["epoch"], first["held"], first["expires"]) == (1, True, None)
+    turned = await founder.ask("POST", f"{path}/rotate", {})
+    assert turned["lagging"] == ["b"]
+    assert [(each["epoch"], each["expires"] is None) for each in turned["keys"]] == [(2, True), (1, False)]
+    with pytest.raises(Conflict, match="b"):
+        await founder.ask("POST", f"{path}/rotate", {})
+    await founder.ask("POST", "/api/v1/nodes/b/revoke")
+    document = await founder.ask("GET", path)
+    assert [each["epoch"] for each in document["keys"]] == [3, 2]
+    assert "key" not in document["keys"][0], "only what tells one from another is shown"
 
 
 async def test_sending_away_and_forgetting(founder: Host) -> None:

@@ -8,7 +8,8 @@ import pytest
 
 from tetherd.discovery.diagnosis import Counts, Vitals
 from tetherd.discovery.hints import Drop, Hint
-from tetherd.discovery.peers import PeerTable
+from tetherd.discovery.nat import Sight, judge
+from tetherd.discovery.peers import Arrival, Live, PeerTable
 from tetherd.discovery.racing import Attempt, Missed, Outcome, Reached
 from tetherd.errors import Forbidden, NodeNotFound, NotInNetwork
 from tetherd.ports import Caller
@@ -86,6 +87,7 @@ class World:
             clock=self.clock,
             multicast=lambda: Counts(sent=3, heard=2, known=1, dropped={"other-network": 4}) if member else None,
             datagrams=lambda: None,
+            sight=lambda: Sight(views=judge((), (), "nobody has answered yet"), dialable=member, relays=()),
         )
         self.table = Table(diagnosis.routes())
 
@@ -108,7 +110,8 @@ def world() -> World:
     world.peering.hear(Hint(source="mdns", node=A, addresses=("10.0.0.1:7443", "127.0.0.1:7443"), origin="i1"))
     world.peering.hear(Hint(source="dht", node=B, addresses=("10.0.0.2:7443",)))
     world.peering.drop(Drop("other-network", "it announces network 00000000", address="stranger", source="mdns"))
-    world.peering.connected(A, Reached("10.0.0.1:7443", "lan", 0.001, A))
+    world.peering.connected(A, Live("lan", "10.0.0.1:7443", 0.001))
+    world.peering.table.arrived([Arrival(B, "198.51.100.7")], 0.0)
     return world
 
 
@@ -128,7 +131,10 @@ async def test_netcheck_shows_each_source_peer_and_drop(world: World) -> None:
     assert first["heard_ms_ago"] == 2000.0
     assert first["dropped"][0]["address"] == "127.0.0.1:7443"
     assert "loopback" in first["dropped"][0]["detail"]
-    assert (second["name"], second["path"], second["rtt_ms"]) == ("box-b", "", None)
+    assert (second["name"], second["path"], second["rtt_ms"]) == ("box-b", "direct", None)
+    assert (second["dialled"], second["arrived"]) == ("", "198.51.100.7")
+    assert (found["nat"][0]["kind"], found["nat"][0]["detail"]) == ("unknown", "unknown: nobody has answered yet")
+    assert (found["dial_in"]["state"], found["dial_in"]["name"]) == ("ok", "dial-in")
     assert found["dropped"][0]["reason"] == "other-network"
 
 
@@ -136,6 +142,10 @@ async def test_ping_tries_every_address(world: World) -> None:
     found = await world.ask("/api/v1/ping/box-a")
     assert found["answers"]
     assert found["best"] == {"address": "10.0.0.1:7443", "path": "lan", "rtt_ms": 2.0}
+    held = await world.ask(f"/api/v1/ping/{B[:8]}")
+    assert (held["answers"], held["round_trip_ms"], held["arrived"]) == (True, None, "198.51.100.7")
+    assert world.peering is not None
+    world.peering.table.arrived([], 1.0)
     missing = await world.ask(f"/api/v1/ping/{B[:8]}")
     assert not missing["answers"]
     assert missing["missed"][0]["detail"] == "connection refused"

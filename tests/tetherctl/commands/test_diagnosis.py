@@ -51,8 +51,11 @@ def check(name: str, state: str, detail: str, fix: str = "", **counts: Any) -> d
 
 
 MULTICAST = check("multicast", "ok", "1 nodes heard of", sent=3, heard=2, dropped={"other-network": 4})
+VIEW = {"family": "IPv4", "kind": "random", "detail": "random (\"symmetric\"): 3 hosts see it as 203.0.113.1",
+        "address": "203.0.113.1", "observers": 3}  # fmt: skip
 NETCHECK = {
     "in_network": True, "mechanisms": [MULTICAST, check("udp", "skip", "switched off by cluster.dht")],
+    "nat": [VIEW], "dial_in": check("dial-in", "warn", "from the local network only", "forward the port"),
     "peers": [PEER], "seeds": [{**ADDRESS, "address": "10.0.0.9:7443", "failure": "connection refused"}],
     "dropped": [
         {**DROP, "reason": "other-network", "node": "", "address": "stranger", "detail": "another tag", "count": 1}
@@ -139,6 +142,9 @@ def test_netcheck_shows_sources_nodes_and_reasons(ctl: Any, serve: Any) -> None:
     assert "sent 3; heard 2; dropped 4 (other-network)" in done.stdout
     assert "box-a  manager  lan   0.42 ms  dht,mdns  2 s ago  10.0.0.1:7443" in done.stdout
     assert "box-a 127.0.0.1:7443: loopback leads to this very host (address, 3 times, 2 s ago)" in done.stdout
+    assert 'nat        IPv4  random ("symmetric"): 3 hosts see it as 203.0.113.1\n' in done.stdout
+    assert "dial-in    warn  from the local network only\n" in done.stdout
+    assert "fix: forward the port" in done.stdout
     assert "stranger: another tag (other-network, 2 s ago)" in done.stdout
     assert "seed 10.0.0.9:7443: connection refused" in done.stdout
     document = msgspec.json.decode(ctl("netcheck", "--json").stdout)

@@ -68,6 +68,8 @@ class Cluster:
             ("POST", f"{_CLUSTER}/leave", self._leave, "Leave the network"),
             ("GET", f"{_CLUSTER}/ca", self._authorities, "The keys that the network trusts"),
             ("POST", f"{_CLUSTER}/ca/rotate", self._rotate, "Take the next step towards another root"),
+            ("GET", f"{_CLUSTER}/keys", self._keys, "The keys that members share"),
+            ("POST", f"{_CLUSTER}/keys/rotate", self._rekey, "Make the next key that members share"),
             ("GET", f"{_CLUSTER}/members", self._list, "The members of the network"),
             ("GET", _NODES, self._list, "The nodes of the network"),
             ("GET", f"{_NODES}/{{node}}", self._node, "One node"),
@@ -137,6 +139,32 @@ class Cluster:
                 "chain": chain,
                 "pem": standing.roster.roots,
                 "outdated": standing.outdated,
+                "lagging": self._membership.lagging() if standing.founder else [],
+            }
+        )
+
+    async def _rekey(self, exchange: Exchange) -> Answer:
+        asked = await exchange.json(_Force, empty=_Force())
+        await self._membership.rekey(force=asked.force)
+        return await self._keys(exchange)
+
+    async def _keys(self, _: Exchange) -> Answer:
+        standing = self._standing()
+        keys = [
+            {
+                "epoch": each.epoch,
+                "digest": each.digest.hex(),
+                "held": each.epoch in standing.keys,
+                "issued": each.made,
+                "expires": each.ends or None,
+            }
+            for each in sorted(standing.roster.keys, key=lambda each: -each.epoch)
+        ]
+        return document(
+            {
+                "network": standing.network,
+                "name": standing.roster.name,
+                "keys": keys,
                 "lagging": self._membership.lagging() if standing.founder else [],
             }
         )

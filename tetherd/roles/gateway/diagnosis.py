@@ -14,6 +14,7 @@ from tetherd.discovery import diagnosis
 from tetherd.discovery.claims import Seen
 from tetherd.discovery.diagnosis import Check, Counts
 from tetherd.discovery.hints import Drop
+from tetherd.discovery.nat import Sight, dial_in
 from tetherd.discovery.peers import Peer
 from tetherd.discovery.racing import Missed, Reached
 from tetherd.errors import NotInNetwork
@@ -31,7 +32,8 @@ MAX_ASKED: Final = 32
 class Diagnosis:
     """The routes. ``peering`` is None on a host that is in no network.
 
-    ``multicast`` and ``datagrams`` give the counts of mDNS and of the DHT, None where they are switched off.
+    ``multicast`` and ``datagrams`` give the counts of mDNS and of the DHT, None where they are switched off; ``sight``
+    says how this host appears to others.
     """
 
     def __init__(
@@ -42,12 +44,14 @@ class Diagnosis:
         clock: Clock,
         multicast: Callable[[], Counts | None],
         datagrams: Callable[[], Counts | None],
+        sight: Callable[[], Sight],
     ) -> None:
         self._peering = peering
         self._host = host
         self._clock = clock
         self._multicast = multicast
         self._datagrams = datagrams
+        self._sight = sight
 
     def routes(self) -> list[Route]:
         """Return the paths."""
@@ -68,11 +72,14 @@ class Diagnosis:
     async def _netcheck(self, exchange: Exchange) -> Answer:
         exchange.check_local(_LOCAL)
         now, table = self._clock.monotonic(), self._peering.table if self._peering else None
+        sight, peers = self._sight(), table.peers() if table else []
         return document(
             {
                 "in_network": table is not None,
                 "mechanisms": [_check(check) for check in self._sources()],
-                "peers": [_peer(peer, now) for peer in table.peers()] if table else [],
+                "nat": [msgspec.to_builtins(view) for view in sight.views],
+                "dial_in": _check(dial_in(sight, peers, member=table is not None)),
+                "peers": [_peer(peer, now) for peer in peers],
                 "seeds": [_address(seen, now) for seen in table.seeds()] if table else [],
                 "dropped": [_drop(drop, now) for drop in table.drops()] if table else [],
             }
