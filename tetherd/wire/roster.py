@@ -36,7 +36,10 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class KeyEpoch(msgspec.Struct, frozen=True):
-    """A key that members share, by its number and its SHA-256; the newest seals, every one listed opens."""
+    """A key that members share, by its number and its SHA-256; the newest seals, every one listed opens.
+
+    ``made`` and ``ends``: seconds since the epoch; from ``ends`` on it opens nothing, 0 = it is the newest.
+    """
 
     epoch: int
     digest: bytes
