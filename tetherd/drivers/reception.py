@@ -13,17 +13,15 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeVar
 
 from tetherd.drivers import memory
+from tetherd.drivers.lobby import MOST, Lobby
 from tetherd.errors import BadConfig, InUse
 from tetherd.types import Seconds
 
 R = TypeVar("R")
 
 HANDSHAKE: Final[Seconds] = 2.0
-MOST: Final = 256
-"""Handshakes at a time; one more ends the one that has tried the longest."""
-
 _BACKLOG: Final = 1024
-_BREATH: Final[Seconds] = 0.1
+_TICK: Final[Seconds] = 0.25
 
 _log = logging.getLogger("tetherd.reception")
 
@@ -58,12 +56,28 @@ class Reception:
             host, port = listener.getsockname()[:2]
             self.address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
             ready()
-            async with asyncio.TaskGroup() as group:
-                while True:
-                    raw = await _accept(listener)
-                    group.create_task(self._receive(raw))
+            with contextlib.closing(Lobby(listener, self._patience)) as lobby:
+                async with asyncio.TaskGroup() as group:
+                    await self._admit(lobby, group)
+
+    async def _admit(self, lobby: Lobby, group: asyncio.TaskGroup) -> None:
+        """Begin the handshakes of those who are ready for one."""
+        loop = asyncio.get_running_loop()
+
+        def admit() -> None:
+            for raw in lobby.admit(loop.time()):
+                group.create_task(self._receive(raw))
+
+        loop.add_reader(lobby.fileno(), admit)
+        try:
+            while True:
+                await asyncio.sleep(_TICK)
+                lobby.expire(loop.time())
+        finally:
+            loop.remove_reader(lobby.fileno())
 
     async def _receive(self, raw: socket.socket) -> None:
+        raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection = self._context().wrap_socket(raw, server_side=True, do_handshake_on_connect=False)
         try:
             if await self._greet(connection):
@@ -132,16 +146,3 @@ def _open(address: str, key: str) -> socket.socket:
         raise kind(message, fix=f"stop what uses it, or set {key}") from None
     listener.setblocking(False)
     return listener
-
-
-async def _accept(listener: socket.socket) -> socket.socket:
-    while True:
-        try:
-            connection, _ = await asyncio.get_running_loop().sock_accept(listener)
-        except OSError as error:  # no descriptors are left, or the peer has gone already
-            _log.warning("could not accept a connection", extra={"reason": error.strerror})
-            await asyncio.sleep(_BREATH)
-            continue
-        connection.setblocking(False)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return connection
