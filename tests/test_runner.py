@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import msgspec
 import numpy as np
@@ -21,7 +22,7 @@ from tetherd.drivers.processes import ProcessLauncher, RunnerProcess
 from tetherd.drivers.rpc import Server
 from tetherd.ports import Context
 from tetherd.types import Digest, Signature, Tensor, TensorSpec
-from tetherd.wire.assignments import Assignment, Event, Site
+from tetherd.wire.assignments import Assignment, Bearings, Event, Site
 from tetherd.wire.manifest import Config, build, digest_of, encode_config
 from tetherd.wire.messages import Batch, Chunk, FileEntry, Finished, GetBlob, GetManifest, Take
 
@@ -60,6 +61,8 @@ class World:
         self.takes = 0
         self.parked = asyncio.Semaphore(0)
         self.lost = asyncio.Event()
+        self.asked, self.gate = asyncio.Event(), asyncio.Event()  # for a blob; while it may be given
+        self.gate.set()
         self.directory = directory
         self.address = f"ipc://{directory}/s"
 
@@ -70,6 +73,8 @@ class World:
         return Chunk(len(self.listing), Tensor("data", "UINT8", (len(self.listing),), self.listing))
 
     async def blob(self, request: GetBlob, _: Context) -> Chunk:
+        self.asked.set()
+        await self.gate.wait()
         data = self.blobs[request.digest]
         part = data[request.offset : request.offset + request.length]
         return Chunk(len(data), Tensor("data", "UINT8", (len(part),), part))
@@ -167,6 +172,32 @@ async def test_it_serves_every_orchestrator_that_it_is_assigned() -> None:
             desk.work.put_nowait(made.batch(number, 1.0))
             answer = await desk.finished.get()
             assert (answer.batch, answer.failure) == (number, None)
+
+
+async def test_it_follows_its_orchestrators_and_loads_nothing_anew() -> None:
+    async with world(model()) as made, world(model()) as other, runner() as process, asyncio.timeout(40):
+        await process.assign(made.assignment())
+        await process.event()
+        await made.parked.acquire()
+        await process.follow(Bearings((Site(made.address), Site(other.address))))
+        for number, desk in enumerate((other, made), 1):
+            desk.work.put_nowait(made.batch(number, 1.0))
+            assert (await desk.finished.get()).batch == number
+        await process.follow(Bearings((Site(other.address),)))
+        await made.lost.wait()
+        other.work.put_nowait(made.batch(3, 1.0))
+        assert (await other.finished.get()).batch == 3
+        assert await process.event() == Event("alive", bytes=ANY, executed=ANY)  # and no second "loaded"
+
+
+async def test_it_ends_with_its_worker_also_while_it_loads() -> None:
+    async with world(model()) as made, runner() as process, asyncio.timeout(40):
+        made.gate.clear()
+        await process.assign(made.assignment())
+        await made.asked.wait()
+        assert process._process.stdin is not None
+        process._process.stdin.close()
+        assert await code(process) == 0
 
 
 async def test_what_it_executes_when_told_to_stop_is_delivered() -> None:

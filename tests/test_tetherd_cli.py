@@ -143,6 +143,13 @@ def test_effective_settings_show_flags(place: Path, capsys: pytest.CaptureFixtur
     assert 'format = "json"  # flag --log-format\n' in out
 
 
+def test_multicast_is_switched_off_by_a_flag(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["config", "--effective", "--no-mdns"]) == 0
+    assert "mdns = false  # flag --no-mdns\n" in capsys.readouterr().out
+    assert main(["config", "--effective"]) == 0
+    assert "mdns = true" in capsys.readouterr().out
+
+
 def test_a_reader_that_had_enough_is_no_error(place: Path) -> None:
     reader, writer = os.pipe()
     os.close(reader)

@@ -210,6 +210,8 @@ def _settings(chosen: argparse.Namespace) -> Settings:
     named: dict[tuple[str, ...], tuple[str, Any]] = {}
     if chosen.role:
         named["node", "roles"] = ("--role", chosen.role)
+    if chosen.no_mdns:
+        named["cluster", "mdns"] = ("--no-mdns", False)
     if chosen.log_level:
         named["log", "level"] = ("--log-level", chosen.log_level)
     if chosen.log_format:
@@ -247,6 +249,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--role", action="append", metavar="ROLE", help=f"host this role: {', '.join(ROLES)}; repeat it"
     )
+    parser.add_argument("--no-mdns", action="store_true", help="find no nodes by multicast (cluster.mdns = false)")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="one setting; repeat it")
     parser.add_argument("--log-level", metavar="LEVEL", help=", ".join(levels))
     parser.add_argument("--log-format", metavar="FORMAT", help=", ".join(forms))

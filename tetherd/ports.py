@@ -10,8 +10,8 @@ from tetherd.discovery.hints import Drop, Hint, Source
 from tetherd.discovery.racing import Attempt, Outcome
 from tetherd.policy.membership import Standing
 from tetherd.types import Buffer, Digest, RoleName, Seconds, Signature, Tensor
-from tetherd.wire.assignments import Assignment, Event
-from tetherd.wire.chunks import Blob, BlobSource
+from tetherd.wire.assignments import Assignment, Bearings, Event, Site
+from tetherd.wire.chunks import Blob, BlobSource, Ways
 from tetherd.wire.manifest import Config
 from tetherd.wire.messages import Alias, BlobState, Catalog, FileEntry, Request, Version
 from tetherd.wire.relay import Way
@@ -285,8 +285,32 @@ class Runner(Protocol):
         """End the execution of a batch that it holds, if it still does."""
         ...
 
+    async def follow(self, bearings: Bearings) -> None:
+        """Say where those are now that it deals with, also while it loads."""
+        ...
+
     async def stop(self, patience: Seconds) -> None:
         """Let it deliver what it executes, then end it: by force after ``patience``. 0 = at once."""
+        ...
+
+
+class Surroundings(Protocol):
+    """Where those are that a worker and its runners call, as its host knows it at the moment."""
+
+    def orchestrators(self) -> Sequence[Site]:
+        """Return where orchestrators are, this host first; a node is the same one wherever it is."""
+        ...
+
+    def manager(self) -> Site:
+        """Return where runners ask for models that no ``BlobSource`` is known for; no address = nowhere."""
+        ...
+
+    def caller(self, site: Site) -> Caller:
+        """Return the caller of an orchestrator, which follows it when it moves."""
+        ...
+
+    def ways(self, source: BlobSource) -> Ways:
+        """Return where a manager of another host can be fetched from."""
         ...
 
 

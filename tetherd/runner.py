@@ -5,13 +5,14 @@ carries events to the worker; when standard input ends, the worker is gone and s
 """
 
 import contextlib
+import logging
 import os
 import resource
-import select
 import signal
 import sys
 import threading
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,7 +24,8 @@ from tetherd.drivers.onnx import OnnxEngine
 from tetherd.errors import MALFORMED, TetherError
 from tetherd.roles.serving import PARK, SLOTS, Slots
 from tetherd.types import Seconds
-from tetherd.wire.assignments import Assignment, Event, decode_assignment, decode_give_up, encode
+from tetherd.wire.assignments import Assignment, Bearings, Event, Site, decode_assignment, decode_told, encode, identity
+from tetherd.wire.chunks import BlobSource, Ways, said
 
 _TICK: Final[Seconds] = 0.25
 _ALIVE: Final[Seconds] = 1.0
@@ -33,34 +35,111 @@ _HUNG: Final[Seconds] = 2.0
 _HEADROOM: Final = 4 * 1024**3
 _OPEN_FILES: Final = 512
 
+_log = logging.getLogger("tetherd.runner")
+
 
 def main() -> None:
-    """Run until standard input ends."""
+    """Run until standard input ends; never returns."""
     events = _claim_stdout()
     _restrain()
-    line = sys.stdin.buffer.readline()
-    if not line:
-        return
-    assignment = decode_assignment(line)
-    with writing(assignment.log_level, assignment.log_format, environment()):
-        _limit_memory(assignment.memory_limit)
-        _run(assignment, events)
+    with contextlib.suppress(*MALFORMED, KeyboardInterrupt):
+        if line := sys.stdin.buffer.readline():
+            assignment = decode_assignment(line)
+            with writing(assignment.log_level, assignment.log_format, environment()):
+                _limit_memory(assignment.memory_limit)
+                _run(assignment, events)
+            os._exit(1)  # at once: an interpreter that takes itself apart trips over the thread that reads our input
+    os._exit(0)
 
 
 def _run(assignment: Assignment, events: Any) -> None:
-    orchestrators = [dial(assignment, site.address, site.node) for site in assignment.orchestrators]
+    """Load and serve. Returns where loading failed, and the worker knows why."""
     try:
-        engine = load(assignment, _Fetching(events))
+        worker = _Worker(assignment)
+        threading.Thread(target=worker.listen, daemon=True).start()
+        engine = load(assignment, worker.ways, _Fetching(events))
     except (TetherError, MemoryError) as error:
         events.write(encode(Event("failed", reason=str(error) or "out of memory")))
-        sys.exit(1)
+        return
+    except Exception as error:
+        _log.exception("loading met a bug")
+        events.write(encode(Event("failed", reason=f"loading met a bug: {type(error).__name__}")))
+        return
     # Before the first offer: the worker must not hear of an end before it knows of the beginning.
     events.write(encode(Event("loaded", bytes=_own_bytes())))
     slots = Slots(assignment, engine, time.sleep)
-    for orchestrator in orchestrators * SLOTS:
-        threading.Thread(target=_serve, args=(slots, orchestrator), daemon=True).start()
-    _attend(engine, slots, events)
+    worker.serve(slots)
+    _attend(engine, slots, events, worker.gone)
     _leave(engine, slots)
+
+
+class _Worker:
+    """What the worker says, heard from the assignment on: while the model is loaded, too."""
+
+    def __init__(self, assignment: Assignment) -> None:
+        self.gone = threading.Event()
+        self._assignment = assignment
+        self._ways = assignment.ways
+        self._turn = threading.Lock()
+        self._slots: Slots | None = None
+        self._orchestrators: dict[str, BlockingCaller] = {}
+        for site in assignment.orchestrators:
+            self._meet(site)
+
+    def ways(self, source: BlobSource) -> Ways:
+        """Return where a source can be dialled now."""
+        return self._ways.get(source.node) or said(source)
+
+    def serve(self, slots: Slots) -> None:
+        """Let the slots take work from every orchestrator, from those that come later too."""
+        with self._turn:
+            self._slots = slots
+            for orchestrator in self._orchestrators.values():
+                self._begin(orchestrator, slots)
+
+    def listen(self) -> None:
+        """Follow what the worker says until it closes our standard input, or is gone."""
+        for line in sys.stdin.buffer:
+            try:
+                told = decode_told(line)
+            except MALFORMED as error:
+                _log.warning("cannot read what the worker says", extra={"reason": str(error)})
+                continue
+            if isinstance(told, Bearings):
+                self._ways = told.ways
+                self._follow(told.orchestrators)
+            elif self._slots:
+                self._slots.cancel(told.batch, time.monotonic())
+        with self._turn:
+            if self._slots is None:
+                os._exit(0)  # nobody waits for what it loads, and no work is lost
+            self.gone.set()
+
+    def _follow(self, sites: Sequence[Site]) -> None:
+        """Take work from these orchestrators, wherever they are now, and from no others."""
+        with self._turn:
+            for lost in self._orchestrators.keys() - {identity(site) for site in sites}:
+                self._orchestrators.pop(lost).close()
+            for site in sites:
+                try:
+                    self._meet(site)
+                except TetherError as error:
+                    _log.warning(
+                        "cannot dial an orchestrator", extra={"address": site.address, "reason": error.message}
+                    )
+
+    def _meet(self, site: Site) -> None:
+        known = self._orchestrators.get(identity(site))
+        if known:
+            known.move(site.address)
+            return
+        made = self._orchestrators[identity(site)] = dial(self._assignment, site.address, site.node)
+        if self._slots:
+            self._begin(made, self._slots)
+
+    def _begin(self, orchestrator: BlockingCaller, slots: Slots) -> None:
+        for _ in range(SLOTS):
+            threading.Thread(target=_serve, args=(slots, orchestrator, orchestrator.lane()), daemon=True).start()
 
 
 class _Fetching:
@@ -77,17 +156,14 @@ class _Fetching:
                 self._events.write(encode(Event("fetching")))
 
 
-def _serve(slots: Slots, orchestrator: BlockingCaller) -> None:
-    call = orchestrator.lane()
-    slots.serve(lambda take, sent: call(take, PARK, sent))
+def _serve(slots: Slots, orchestrator: BlockingCaller, call: Callable[..., Any]) -> None:
+    slots.serve(lambda take, sent: call(take, PARK, sent), lambda: not orchestrator.closed)
 
 
-def _attend(engine: OnnxEngine, slots: Slots, events: Any) -> None:
-    """Watch executions and report to the worker until it closes our standard input."""
+def _attend(engine: OnnxEngine, slots: Slots, events: Any, over: threading.Event) -> None:
+    """Watch executions and report to the worker until it is over."""
     executed, spoken = 0, time.monotonic()
-    while (told := _told()) is not None:
-        for line in told:
-            slots.cancel(decode_give_up(line).batch, time.monotonic())
+    while not over.wait(_TICK):
         now = time.monotonic()
         if engine.watch(now) > _HUNG:
             os._exit(70)
@@ -95,15 +171,6 @@ def _attend(engine: OnnxEngine, slots: Slots, events: Any) -> None:
             executed, spoken = slots.executed, now
             with contextlib.suppress(BrokenPipeError):
                 events.write(encode(Event("alive", bytes=_own_bytes(), executed=executed)))
-
-
-def _told() -> list[bytes] | None:
-    """Return the lines that came on standard input within a tick; None when it has ended."""
-    readable, _, _ = select.select([sys.stdin], [], [], _TICK)
-    if not readable:
-        return []
-    # Lines this short are written whole, and no pipe holds more than is read here: none is cut in two.
-    return os.read(sys.stdin.fileno(), 65536).splitlines() or None
 
 
 def _leave(engine: OnnxEngine, slots: Slots) -> None:
@@ -151,5 +218,4 @@ def _own_bytes() -> int:
 
 
 if __name__ == "__main__":
-    with contextlib.suppress(*MALFORMED, KeyboardInterrupt):
-        main()
+    main()

@@ -142,6 +142,7 @@ class Credentials(msgspec.Struct, frozen=True):
 Cause: TypeAlias = Literal[
     "none", "address", "refused", "unreachable", "silent", "no-tls", "old-tls", "closed", "own-certificate",
     "other-network", "expired", "not-yet-valid", "wrong-node", "not-a-member", "turned-away",
+    "version", "mtu",
 ]  # fmt: skip
 
 

@@ -20,6 +20,7 @@ from tetherd.drivers.rpc import RemoteCaller
 from tetherd.policy.membership import Standing
 from tetherd.roles.membership import Membership
 from tetherd.types import Credentials, RoleName
+from tetherd.types import Finding as Examined
 from tetherd.wire.peering import Pong
 from tetherd.wire.roster import Member, Roster, SignedRoster
 
@@ -167,7 +168,14 @@ async def test_a_host_is_examined_in_a_network_and_outside(tmp_path: Path, membe
     caller = Caller(free_address(), connected=True)
     async with finding(tmp_path, caller) as found:
         club = cast("Membership", Club("x:1"))
-        made = diagnosis(found._config, SystemClock(), club, found if member else None, list)
+        made = diagnosis(
+            found._config,
+            SystemClock(),
+            club,
+            found if member else None,
+            relays=list,
+            examine=lambda _: Examined("none", ""),
+        )
         assert {route.path for route in made.routes()} == {"/api/v1/netcheck", "/api/v1/ping/{node}", "/api/v1/doctor"}
         assert found.multicast() is None
         assert found.datagrams() is None

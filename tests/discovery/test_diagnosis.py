@@ -7,6 +7,7 @@ from tetherd.discovery.claims import Seen
 from tetherd.discovery.diagnosis import Check, Counts, Vitals
 from tetherd.discovery.hints import Drop
 from tetherd.discovery.peers import Peer
+from tetherd.types import Finding
 
 GIB = 1 << 30
 DAY = 86400.0
@@ -36,6 +37,8 @@ def peer(path: str = "", *, drops: tuple[Drop, ...] = (), **changes: Any) -> Pee
     return Peer(**{**usual, **changes})
 
 
+WHOLE, CLOSED = Finding("none", ""), Finding("refused", "nothing listens")
+LOSSY = Finding("mtu", "large ones vanish", "use a smaller MTU")
 DEAD = peer(addresses=(seen(failures=3, failure="connection refused"),))
 
 
@@ -43,6 +46,10 @@ DEAD = peer(addresses=(seen(failures=3, failure="connection refused"),))
     ("check", "state", "word"),
     [
         (diagnosis.multicast(None, member=False), "skip", "no network"),
+        (diagnosis.mtu([], member=False), "skip", "no network"),
+        (diagnosis.mtu([], member=True), "skip", "no connection"),
+        (diagnosis.mtu([("a", WHOLE), ("b", CLOSED)], member=True), "ok", "whole from 1 of 2 nodes"),
+        (diagnosis.mtu([("a", WHOLE), ("b", LOSSY)], member=True), "fail", "1 of 2 nodes: large ones vanish; b is"),
         (diagnosis.multicast(None, member=True), "skip", "cluster.mdns"),
         (diagnosis.multicast(Counts(fault="no such device"), member=True), "warn", "no such device"),
         (diagnosis.multicast(Counts(sent=9, echo=False, age=60), member=True), "warn", "come back"),

@@ -5,9 +5,11 @@ import contextlib
 import re
 import socket
 import ssl
+import struct
 import threading
 from collections.abc import Callable, Iterator
 from hashlib import sha256
+from typing import Any
 
 import uvloop
 from certificates import Network
@@ -69,7 +71,7 @@ class Hosts:
         self.network = network
         self.refused: set[str] = set()
         self._running: list[Served] = []
-        self._hostile: list[Hostile] = []
+        self._hostile: list[Any] = []
 
     def admit(self, node: str) -> None:
         if node in self.refused:
@@ -100,6 +102,11 @@ class Hosts:
         mine = self.network.node()
         self._hostile.append(Hostile(mine, blob, answer))
         return BlobSource(node or mine.node, self._hostile[-1].address)
+
+    def badly(self, source: BlobSource, limit: int) -> "Cutting":
+        """Return a bad line to a source."""
+        self._hostile.append(Cutting(source.address, limit))
+        return self._hostile[-1]
 
     def kill(self, source: BlobSource) -> None:
         next(one for one in self._running if one.server.address == source.address).stop()
@@ -152,6 +159,56 @@ class Hostile:
                 else:
                     self.asked += 1
                     self._answer(connection, start, end)
+
+
+class Cutting:
+    """A bad line to a host: every connection breaks after so many bytes. ``sent`` counts all that came by."""
+
+    def __init__(self, address: str, limit: int) -> None:
+        self.sent = self.cuts = 0
+        self._to = address
+        self._limit = limit
+        self._counting = threading.Lock()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        self._threads = [threading.Thread(target=self._accept)]
+        self._threads[0].start()
+
+    def stop(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join(20)
+        self._listener.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = self._listener.accept()
+                host, _, port = self._to.rpartition(":")
+                far = socket.create_connection((host, int(port)), 5)
+                for carry in (self._out, self._back):
+                    self._threads.append(threading.Thread(target=carry, args=(near, far)))
+                    self._threads[-1].start()
+
+    def _out(self, near: socket.socket, far: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := near.recv(65536):
+                far.sendall(data)
+        for end in (near, far):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def _back(self, near: socket.socket, far: socket.socket) -> None:
+        left = self._limit
+        with near, far, contextlib.suppress(OSError):
+            while left > 0 and (data := far.recv(min(left, 65536))):
+                near.sendall(data)
+                left -= len(data)
+                with self._counting:
+                    self.sent += len(data)
+            self.cuts += left <= 0
+            near.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # without a goodbye
+            near.shutdown(socket.SHUT_RD)
 
 
 def requests(connection: ssl.SSLSocket) -> Iterator[tuple[str, int, int]]:

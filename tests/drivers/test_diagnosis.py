@@ -3,6 +3,7 @@
 import contextlib
 import socket
 import ssl
+import struct
 import threading
 from collections.abc import Callable, Iterator
 
@@ -12,6 +13,8 @@ from certificates import Network, home
 from tetherd.drivers import mutual, nng, tls
 from tetherd.drivers.diagnosis import explain
 from tetherd.types import Credentials
+from tetherd.wire.frames import REPLY, Codec, Header
+from tetherd.wire.peering import Pong
 
 
 @contextlib.contextmanager
@@ -48,6 +51,58 @@ def listener(credentials: Credentials) -> Iterator[str]:
     with nng.closing(nng.open_rep(1 << 20)) as found:
         nng.listen(found, address, credentials)
         yield address
+
+
+def answering(credentials: Credentials, largest: int = 1 << 20, version: int = 1) -> Callable[[socket.socket], None]:
+    """Return what answers pings as a node does; of those in packets as usual, none longer than ``largest``."""
+    context = mutual.listening(credentials)
+
+    def read(secure: ssl.SSLSocket, size: int) -> bytes:
+        data = b""
+        while len(data) < size:
+            if not (part := secure.recv(size - len(data))):
+                raise ConnectionResetError
+            data += part
+        return data
+
+    def serve(connection: socket.socket) -> None:
+        usual = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG) > 600
+        with context.wrap_socket(connection, server_side=True) as secure:
+            secure.sendall(tls.ANSWERS)
+            assert read(secure, len(tls.ASKS)) == tls.ASKS
+            while True:
+                length, number = struct.unpack(">QI", read(secure, 12))
+                read(secure, length - 4)
+                if length > largest and usual:
+                    read(secure, 1)
+                frame = b"".join(bytes(part) for part in Codec().encode(REPLY, Header(1), Pong(0.0, "9.9")))
+                frame = frame[:4] + bytes([version]) + frame[5:]
+                secure.sendall(struct.pack(">QI", len(frame) + 4, number) + frame)
+
+    return serve
+
+
+def test_a_node_that_answers() -> None:
+    server = home().node()
+    with place(answering(server)) as address:
+        found = explain(address, home().node(), server.node, roster=lambda _: ("worker",))
+    assert (found.cause, found.node) == ("none", server.node)
+
+
+def test_large_packets_vanish(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tls, "PATIENCE", 0.3)
+    server = home().node()
+    with place(answering(server, largest=1400)) as address:
+        found = explain(address, home().node())
+    assert (found.cause, found.node) == ("mtu", server.node)
+    assert "small packets reach" in found.message
+    assert "tcp_mtu_probing" in found.fix
+
+
+def test_it_answers_in_another_version() -> None:
+    with place(answering(home().node(), version=9)) as address:
+        found = explain(address, home().node())
+    assert (found.cause, "version 9 is not spoken" in found.message) == ("version", True)
 
 
 def test_nothing_listens() -> None:

@@ -124,4 +124,4 @@ def test_from_other_hosts_it_needs_no_manager_of_its_own(hosts: Hosts, directory
     assert engine.execute([x], 5.0)[0] == [Tensor("y", "FP32", (1,), bytes(4))]
     hosts.kill(sources[1])
     with pytest.raises(Unavailable, match="could not be fetched"):
-        load(assignment)
+        load(assignment, patience=0.5)

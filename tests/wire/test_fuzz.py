@@ -19,6 +19,7 @@ import msgspec
 import pytest
 
 from tetherd.drivers import certificates, enrolment, heads, link
+from tetherd.drivers.dialer import Refused
 from tetherd.errors import (
     BadFrame,
     BadRange,
@@ -231,7 +232,7 @@ TARGETS: Final = {
     "config": Target(manifest.decode_config, (ModelInvalid,), [CONFIG]),
     "chunk list": Target(read_chunks, (ModelInvalid,), [LISTED.encode()]),
     "blob request": Target(read_get, (InvalidInput, BadRange), [GET]),
-    "blob answer": Target(link._parse, (link.Refused,), [ANSWERED]),
+    "blob answer": Target(link._parse, (Refused,), [ANSWERED]),
 }
 
 # --- what they are fed -----------------------------------------------------------------------------------------------
@@ -286,17 +287,12 @@ def sample(random: Random, valid: list[bytes]) -> bytes:
 def fuzz(name: str, count: int) -> None:
     target, seed = TARGETS[name], secrets.randbits(32)
     random = Random(seed)
-    tracemalloc.start()
-    try:
-        for _ in range(count):
-            feed(target, sample(random, target.valid), seed)
-    finally:
-        tracemalloc.stop()
+    for _ in range(count):
+        feed(target, sample(random, target.valid), seed)
 
 
 def feed(target: Target, data: bytes, seed: int) -> None:
-    tracemalloc.reset_peak()
-    before, began = tracemalloc.get_traced_memory()[0], time.process_time()
+    began = time.process_time()
     try:
         target.read(data)
     except target.raises:
@@ -304,15 +300,20 @@ def feed(target: Target, data: bytes, seed: int) -> None:
     except BaseException as error:
         raise AssertionError(f"{error!r} of {data!r}, seed {seed}") from error
     assert time.process_time() - began < SECONDS, (data, seed)
-    assert tracemalloc.get_traced_memory()[1] - before < MEMORY, (data, seed)
 
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_fuzzing_brings_out_nothing_but_the_error_that_is_promised(name: str) -> None:
-    fuzz(name, 3000)
+    tracemalloc.start()
+    try:
+        fuzz(name, 1000)
+        assert tracemalloc.get_traced_memory()[1] < MEMORY
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", TARGETS)
 def test_fuzzing_for_long_brings_out_nothing_else_either(name: str) -> None:
     fuzz(name, 100_000)

@@ -20,7 +20,19 @@ PAUSE: Final = 1.0
 NO_ANSWER: Final = 6
 MOST: Final = 1000
 SKEW_MS: Final = 1000
-CHECKS: Final = ("config", "socket", "seeds", "multicast", "udp", "tcp", "tls", "clock", "disk", "files")
+CHECKS: Final = (
+    "config",
+    "socket",
+    "seeds",
+    "multicast",
+    "udp",
+    "tcp",
+    "mtu",
+    "tls",
+    "clock",
+    "disk",
+    "files",
+)
 
 
 def doctor(
@@ -69,6 +81,8 @@ def ping(
         pings.append(one)
         if session.out.form == "table":
             session.out.say(_pinged(one))
+            if one["large"]:
+                session.out.say(f"  {clean(one['large'])}")
         if until_direct and (_is_direct(one) or time.monotonic() >= until):
             break
     answered = sum(one["answers"] for one in pings)

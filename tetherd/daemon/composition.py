@@ -2,7 +2,7 @@
 
 import os
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from tetherd import __version__
@@ -11,6 +11,7 @@ from tetherd.daemon.finding import diagnosis
 from tetherd.daemon.models import Models
 from tetherd.daemon.network import Duty, Network
 from tetherd.daemon.relays import relay
+from tetherd.daemon.surroundings import Sources, Surroundings
 from tetherd.drivers.diagnosis import explain
 from tetherd.drivers.http import HttpServer
 from tetherd.drivers.local import LocalCaller, NobodyCaller
@@ -35,6 +36,7 @@ from tetherd.roles.worker import Worker
 from tetherd.roles.worker.inline import InlineLauncher
 from tetherd.types import Finding, RoleName, Seconds
 from tetherd.wire.assignments import Assignment, Site
+from tetherd.wire.chunks import BlobSource, Ways, said
 from tetherd.wire.messages import Request
 
 
@@ -50,7 +52,7 @@ class Daemon:
         self._cluster = Cluster(membership, clock=clock, authority=self._authority)
         self._examination = Examination(self._explain)
         finding = self._network.finding if self._network else None
-        self._diagnosis = diagnosis(config, clock, membership, finding, self._relays)
+        self._diagnosis = diagnosis(config, clock, membership, finding, relays=self._relays, examine=self._explain)
         self._routes: dict[type[Request[Any]], Handler] = {}
         self._local = LocalCaller(self._routes)
         self._callers: dict[str, RemoteCaller] = {}
@@ -152,10 +154,11 @@ class Daemon:
             return NobodyCaller(role, *self._absence(role))
         return self._network.several(role) if self._network and sites[0].node else self._dial(sites[0].address)
 
-    def _orchestrators(self, sites: Sequence[Site]) -> list[Caller]:
-        """Return the caller of each orchestrator; while there is none, one who says so."""
-        own = [self._caller("orchestrator")] if not (sites and sites[0].node) else []
-        return own + ([self._network.caller(site) for site in sites if site.node] if self._network else [])
+    def _orchestrator_at(self, site: Site) -> Caller:
+        if site.node:
+            assert self._network is not None
+            return self._network.caller(site)
+        return self._local if self._hosts("orchestrator") else self._dial(site.address)
 
     def _absence(self, role: RoleName) -> tuple[str, str]:
         if self._network is None:
@@ -218,17 +221,13 @@ class Daemon:
 
     def _worker(self) -> Worker:
         config = self._config
-        sites = self._sites("orchestrator")
-        orchestrators = self._orchestrators(sites)
-        manager = next(iter(self._sites("manager")), Site(""))
+        ways = Sources(self._network).ways if self._network else said
+        surroundings = Surroundings(self._sites, self._orchestrator_at, ways)
         place = WorkerPlace(
             # Two workers may share a host and its name; an id is one worker's, for its life.
             worker=f"{config.node.name}-{secrets.token_hex(2)}",
             node=config.node.name,
             node_id=self._network.node if self._network else "",
-            orchestrators=tuple(sites),
-            manager=manager.address,
-            manager_node=manager.node,
             identity=self._identity,
             cache_dir=str(config.node.cache_dir),
             max_message=config.rpc.max_message,
@@ -238,18 +237,18 @@ class Daemon:
         return Worker(
             place=place,
             settings=config.worker,
-            orchestrators=orchestrators,
+            surroundings=surroundings,
             manager=self._caller("manager"),
             launchers={
                 "process": ProcessLauncher(),
-                "thread": InlineLauncher(_load_here, orchestrators, self._clock),
+                "thread": InlineLauncher(_load_here, self._orchestrator_at, self._clock),
             },
             clock=self._clock,
         )
 
 
-def _load_here(assignment: Assignment) -> Engine:
+def _load_here(assignment: Assignment, ways: Callable[[BlobSource], Ways]) -> Engine:
     # ONNX Runtime costs 100 ms and 30 MB: a daemon whose models run in processes of their own never imports it.
     from tetherd.drivers.loading import load
 
-    return load(assignment)
+    return load(assignment, ways)

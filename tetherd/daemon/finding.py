@@ -35,11 +35,12 @@ from tetherd.drivers.vitals import HostVitals
 from tetherd.errors import StorageFailed, StorageFull, TetherError
 from tetherd.policy.membership import DIALABLE
 from tetherd.ports import Clock
-from tetherd.roles.gateway.diagnosis import Diagnosis
+from tetherd.roles.gateway.diagnosis import Diagnosis, Senses
 from tetherd.roles.membership import Membership
 from tetherd.roles.peering import TICK, Peering
 from tetherd.roles.whereabouts import Whereabouts
 from tetherd.types import Credentials, Seconds
+from tetherd.types import Finding as Examined
 from tetherd.wire.datagrams import Keyring
 from tetherd.wire.endpoint import Endpoint
 from tetherd.wire.signatures import KeySigner
@@ -321,20 +322,31 @@ class Finding:
 
 
 def diagnosis(
-    config: Config, clock: Clock, membership: Membership, finding: Finding | None, relays: Callable[[], Sequence[str]]
+    config: Config,
+    clock: Clock,
+    membership: Membership,
+    finding: Finding | None,
+    *,
+    relays: Callable[[], Sequence[str]],
+    examine: Callable[[str], Examined],
 ) -> Diagnosis:
-    """Return what examines this host; ``finding`` is None where it is in no network. ``relays`` lead to it."""
+    """Return what examines this host; ``finding`` is None where it is in no network.
+
+    ``relays`` lead to it; ``examine`` says, blocking, what is wrong with the way to HOST:PORT.
+    """
 
     def credentials() -> Credentials | None:
         return membership.standing.credentials if membership.standing else None
 
+    senses = Senses(lambda: None, lambda: None, lambda: NOWHERE)
+    if finding:
+        senses = Senses(finding.multicast, finding.datagrams, lambda: finding.sight(relays()))
     return Diagnosis(
         peering=finding.peering if finding else None,
         host=HostVitals(config.node.state_dir, credentials, clock),
         clock=clock,
-        multicast=finding.multicast if finding else lambda: None,
-        datagrams=finding.datagrams if finding else lambda: None,
-        sight=lambda: finding.sight(relays()) if finding else NOWHERE,
+        senses=senses,
+        examine=examine,
     )
 
 

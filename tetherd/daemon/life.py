@@ -13,6 +13,7 @@ from tetherd.config import addresses
 from tetherd.config.schema import Cluster, Config
 from tetherd.daemon.composition import Daemon
 from tetherd.drivers.clock import SystemClock
+from tetherd.drivers.descriptors import Guard
 from tetherd.drivers.http import Application, HttpServer
 from tetherd.drivers.interfaces import own_addresses
 from tetherd.drivers.papers import DiskPapers
@@ -77,6 +78,7 @@ async def serve(config: Config, *, ready: Callable[[], None]) -> None:
         async with asyncio.TaskGroup() as group:
             listening = asyncio.Event()
             served = group.create_task(control.run(listening.set))
+            guard = group.create_task(Guard().run())
             await listening.wait()
             try:
                 while True:
@@ -86,6 +88,7 @@ async def serve(config: Config, *, ready: Callable[[], None]) -> None:
                     ready = _nothing
             finally:
                 served.cancel()
+                guard.cancel()
     finally:
         papers.close()
 

@@ -6,6 +6,7 @@ from typing import Any
 from tetherd.config import addresses
 from tetherd.config.schema import Config
 from tetherd.daemon.network import Duty, Network
+from tetherd.daemon.surroundings import Sources
 from tetherd.drivers.blobs import DiskBlobs
 from tetherd.drivers.bulk import BulkServer
 from tetherd.drivers.drafts import Drafts
@@ -75,7 +76,7 @@ class Models:
         return manager
 
     def _replica(self, network: Network, primary: str) -> Replica:
-        client = BulkClient(Renewing(dialling, network.credentials))
+        client = BulkClient(Renewing(dialling, network.credentials), ways=Sources(network).find)
         store = Store(
             self._blobs,
             StoreFetcher(self._blobs, self._drafts, client, network.node),

@@ -96,13 +96,14 @@ class Network:
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
     def sites(self, role: RoleName) -> list[Site]:
-        """Return where other nodes host a role, the first one first."""
-        found = policy.hosts(self._standing.roster, role, self._standing.node)
-        return [Site(f"{TLS}{each.addresses[0]}", each.node) for each in found]
+        """Return where other nodes host a role, the first one first, and where each of them is dialled now."""
+        standing = self._membership.standing or self._standing
+        found = policy.hosts(standing.roster, role, standing.node)
+        return [Site(self._reach(each.node, each.addresses[0]).address, each.node) for each in found]
 
     def caller(self, site: Site) -> RemoteCaller:
         """Return the caller of the roles of another node."""
-        return self._reach(site.node, site.address.removeprefix(TLS))
+        return self._callers[site.node]
 
     def several(self, role: RoleName) -> SeveralCaller:
         """Return the caller of all other nodes that have a role, of those that come later too."""

@@ -7,7 +7,7 @@ import msgspec
 
 from tetherd.discovery.claims import Seen
 from tetherd.discovery.peers import Peer
-from tetherd.types import Seconds
+from tetherd.types import Finding, Seconds
 
 State: TypeAlias = Literal["ok", "warn", "fail", "skip"]
 
@@ -134,6 +134,22 @@ def tcp(peers: Sequence[Peer], *, member: bool) -> Check:
         detail=f"{detail}; {len(silent)} do not answer: {name} at {worst.addresses[0].address}: {why}",
         fix=f"tetherctl ping {name}",
     )
+
+
+def mtu(found: Sequence[tuple[str, Finding]], *, member: bool) -> Check:
+    """Judge whether large packets reach the nodes that small ones reach: (name, what came of sending it both)."""
+    if not member:
+        return Check(name="mtu", state="skip", detail=OUTSIDE)
+    if not found:
+        return Check(name="mtu", state="skip", detail="this node has no connection to try large packets on")
+    lost = [(name, finding) for name, finding in found if finding.cause == "mtu"]
+    whole = sum(finding.cause == "none" for _, finding in found)
+    if lost:
+        name, finding = lost[0]
+        detail = f"{len(lost)} of {_nodes(len(found))}: {finding.message}; {name} is there"
+        return Check(name="mtu", state="fail", detail=detail, fix=finding.fix)
+    detail = f"16 KiB came back whole from {whole} of {_nodes(len(found))}"
+    return Check(name="mtu", state="ok", detail=detail)
 
 
 def tls(vitals: Vitals, peers: Sequence[Peer], *, member: bool) -> Check:

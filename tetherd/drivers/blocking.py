@@ -48,6 +48,7 @@ class BlockingCaller:
         self._max_message = max_message
         self._ids = itertools.count(1)  # next() on it is atomic: lanes may share the connection, so also its call ids
         self._lanes: list[Lane] = []
+        self.closed = False
         self._socket: Any = None
         if not address.startswith(IPC):
             shown = secret() if secret else None
@@ -86,8 +87,21 @@ class BlockingCaller:
 
         return call
 
+    def move(self, address: str) -> None:
+        """Connect to this address of another host from now on; threads that wait for a reply ask again, or lose it.
+
+        Raises BadConfig where it is no address.
+        """
+        with self._dialing:
+            if address != self.address and not self.closed:
+                self.address = address
+                nng.hang_up(self._socket)
+                nng.dial(self._socket, address, self._secret() if self._secret else None)
+                self._dialed = time.monotonic()
+
     def close(self) -> None:
         """Close the connections; threads that wait get Unreachable."""
+        self.closed = True
         if self._socket is not None:
             self._socket.close()
         for lane in self._lanes:

@@ -1,14 +1,16 @@
 """Says in words why a node cannot be reached: repeats the connection step by step, with a TLS that gives reasons.
 
-nng tells of every failed handshake alike. Nothing is asked of the other side but whether it hears this node.
+nng tells of every failed handshake alike. Nothing is asked of the other side but whether it hears this node, in small
+packets and in large ones.
 """
 
+import contextlib
 import datetime as dt
 import socket
 import ssl
 import struct
 import time
-from typing import Final
+from typing import Final, Self
 
 from cryptography import x509
 from cryptography.x509.oid import NameOID
@@ -17,10 +19,13 @@ from tetherd.drivers import mutual, tls
 from tetherd.errors import TetherError
 from tetherd.policy.admission import Roster
 from tetherd.types import Cause, Credentials, Finding, Seconds, is_node_id
-from tetherd.wire.frames import CALL, FAILURE, Codec, Header
-from tetherd.wire.messages import Done
+from tetherd.wire.frames import CALL, FAILURE, Codec, Frame, Header
+from tetherd.wire.peering import MAX_PAD, Ping
 
-_FIRST: Final = 0x80000001  # the number of the only request on a connection
+_FIRST: Final = 0x80000001  # the number of the first request on a connection
+_SEGMENT: Final = 500
+"""Bytes of TCP in a packet that every network carries."""
+
 _LARGEST: Final = 65536
 _EXPIRED: Final = 10
 _NOT_YET: Final = 9
@@ -90,7 +95,7 @@ def _their_certificate(place: tuple[str, int], credentials: Credentials) -> x509
             with context.wrap_socket(plain) as secure:
                 return x509.load_der_x509_certificate(secure.getpeercert(binary_form=True) or b"")
         except TimeoutError:
-            raise _Found("silent", *_silent(place)) from None
+            raise _stalled(place, credentials) from None
         except ssl.SSLError as error:
             if "ALERT_PROTOCOL_VERSION" in (error.reason or "") or "UNSUPPORTED_PROTOCOL" in (error.reason or ""):
                 message = f"{_shown(place)} speaks an older TLS than 1.3: it is no Tether node"
@@ -102,9 +107,10 @@ def _their_certificate(place: tuple[str, int], credentials: Credentials) -> x509
             raise _Found("other-network", f"{_shown(place)} shows a certificate that cannot be read") from None
 
 
-def _connect(place: tuple[str, int]) -> socket.socket:
+def _connect(place: tuple[str, int], segment: int = 0) -> socket.socket:
+    """Return a connection, on which neither side sends more than ``segment`` bytes in a packet (0 = as usual)."""
     try:
-        return socket.create_connection(place, tls.PATIENCE)
+        return _open(place, segment)
     except ConnectionRefusedError:
         message = f"{_shown(place)} refuses connections: the host is there, nothing listens on that port"
         raise _Found("refused", message, "is tetherd running there, in a network, and on this port?") from None
@@ -119,9 +125,35 @@ def _connect(place: tuple[str, int]) -> socket.socket:
         raise _Found("unreachable", message, "check this host's network and the address") from None
 
 
-def _silent(place: tuple[str, int]) -> tuple[str, str]:
-    message = f"{_shown(place)} takes connections and says nothing for {tls.PATIENCE:.0f} s"
-    return message, "the process there may hang, or wait for something that is not TLS; restart it"
+def _open(place: tuple[str, int], segment: int) -> socket.socket:
+    failure: OSError | None = None
+    for family, kind, protocol, _, address in socket.getaddrinfo(*place, type=socket.SOCK_STREAM):
+        plain = socket.socket(family, kind, protocol)
+        try:
+            plain.settimeout(tls.PATIENCE)
+            if segment:
+                plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, segment)
+            plain.connect(address)
+        except OSError as error:
+            plain.close()
+            failure = error
+        else:
+            return plain
+    raise failure or OSError("the name has no address")
+
+
+def _stalled(place: tuple[str, int], credentials: Credentials, node: str = "") -> _Found:
+    """Tell a path that loses large packets from a process that says nothing: say everything again in small ones."""
+    try:
+        with _Line(place, credentials, _SEGMENT) as line:
+            line.ask(bytes(MAX_PAD))
+    except (_Found, TetherError, OSError, ValueError):
+        message = f"{_shown(place)} takes connections and says nothing for {tls.PATIENCE:.0f} s"
+        fix = "the process there may hang, or wait for something that is not TLS; restart it"
+        return _Found("silent", message, fix, node)
+    message = f"small packets reach {_shown(place)} and large ones vanish: a link on the way carries less than it says"
+    fix = "ip link set DEVICE mtu 1280 on this host, or sysctl -w net.ipv4.tcp_mtu_probing=2 on both"
+    return _Found("mtu", message, fix, node)
 
 
 def _no_tls(place: tuple[str, int], reason: str) -> tuple[str, str]:
@@ -194,37 +226,68 @@ def _check_node(node: str, expected: str, roster: Roster | None) -> None:
 
 
 def _be_heard(place: tuple[str, int], credentials: Credentials, node: str) -> None:
-    """Ask a question nobody answers, to see whether questions are heard."""
-    codec = Codec()
-    frame = b"".join(bytes(part) for part in codec.encode(CALL, Header(1, "", 1000), Done()))
-    message = struct.pack(">QI", len(frame) + 4, _FIRST) + frame
+    """Ask for a sign of life in few bytes, then in many."""
     try:
-        with _connect(place) as plain, mutual.dialling(credentials).wrap_socket(plain) as secure:
-            # Read first: what is sent to somebody who has hung up makes the network drop what he said before.
-            if _exactly(secure, len(tls.ANSWERS)) != tls.ANSWERS:
-                raise _Found("no-tls", "it speaks another protocol over TLS: it is no Tether node", node=node)
-            secure.sendall(tls.ASKS + message)
-            (length,) = struct.unpack(">Q", _exactly(secure, 8))
-            answer = codec.split(_exactly(secure, min(length, _LARGEST))[4:])
+        with _Line(place, credentials) as line:
+            answer = line.ask(b"")
+            if answer.kind == FAILURE and (failure := line.codec.failure(answer)).code == "PERMISSION_DENIED":
+                raise _Found("turned-away", f"node {node} turns this node away: {failure.message}", failure.fix, node)
+            line.ask(bytes(MAX_PAD))
     except TimeoutError:
-        raise _Found("silent", *_silent(place), node) from None
+        raise _stalled(place, credentials, node) from None
     except (ssl.SSLError, ConnectionError) as error:
         reason = getattr(error, "reason", None) or ""
         meaning = next((text for part, text in _ALERTS.items() if part in reason), "it closed the connection")
         fix = "compare the clocks of both hosts, then restart tetherd on the other one"
         raise _Found("turned-away", f"node {node or '?'} turns this node away: {meaning}", fix, node) from None
-    if answer.kind == FAILURE and (failure := codec.failure(answer)).code == "PERMISSION_DENIED":
-        raise _Found("turned-away", f"node {node} turns this node away: {failure.message}", failure.fix, node)
+    except TetherError as error:
+        message = f"node {node} answers in another way than this version of Tether does: {error.message}"
+        raise _Found("version", message, "run the same version of Tether on both hosts", node) from None
 
 
-def _exactly(secure: ssl.SSLSocket, size: int) -> bytes:
-    data = b""
-    while len(data) < size:
-        part = secure.recv(size - len(data))
-        if not part:
-            raise ConnectionResetError("the connection was closed")
-        data += part
-    return data
+class _Line:
+    """A connection on which one question is asked after the other. ``segment`` is as for ``_connect``.
+
+    Entering it and asking raise TimeoutError, ConnectionError, ssl.SSLError, and BadFrame for what is no answer.
+    """
+
+    def __init__(self, place: tuple[str, int], credentials: Credentials, segment: int = 0) -> None:
+        self.codec = Codec()
+        self._asked = 0
+        self._plain = _connect(place, segment)
+        self._context = mutual.dialling(credentials)
+
+    def __enter__(self) -> Self:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self._plain)
+            self._secure = stack.enter_context(self._context.wrap_socket(self._plain))
+            # Read first: what is sent to somebody who has hung up makes the network drop what he said before.
+            if self._exactly(len(tls.ANSWERS)) != tls.ANSWERS:
+                raise _Found("no-tls", "it speaks another protocol over TLS: it is no Tether node")
+            self._secure.sendall(tls.ASKS)
+            stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._secure.close()
+
+    def ask(self, pad: bytes) -> Frame:
+        """Return the answer to a ping with so much padding."""
+        call = Header(self._asked + 1, Ping.METHOD, int(tls.PATIENCE * 1000))
+        frame = b"".join(bytes(part) for part in self.codec.encode(CALL, call, Ping(pad)))
+        self._secure.sendall(struct.pack(">QI", len(frame) + 4, _FIRST + self._asked) + frame)
+        self._asked += 1
+        (length,) = struct.unpack(">Q", self._exactly(8))
+        return self.codec.split(self._exactly(min(length, _LARGEST))[4:])
+
+    def _exactly(self, size: int) -> bytes:
+        data = b""
+        while len(data) < size:
+            part = self._secure.recv(size - len(data))
+            if not part:
+                raise ConnectionResetError("the connection was closed")
+            data += part
+        return data
 
 
 def _shown(place: tuple[str, int]) -> str:

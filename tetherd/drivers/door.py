@@ -7,12 +7,11 @@ them.
 import asyncio
 import contextlib
 import logging
-import resource
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final
 
-from tetherd.drivers import contexts, nng, tls
+from tetherd.drivers import contexts, descriptors, nng, tls
 from tetherd.drivers.handshakes import Handshakes
 from tetherd.drivers.turns import Desk, Turn
 from tetherd.errors import PermissionDenied, QueueFull, TetherError
@@ -23,7 +22,7 @@ from tetherd.wire.frames import FAILURE, Codec, Header
 from tetherd.wire.messages import Request
 
 MAX_CONNECTIONS: Final = 1024
-"""Connections that one node may have; each of its runners has one."""
+"""Connections that one node may have; each of its runners has one. Where few files may be open, a quarter of them."""
 
 MAX_EXCESS: Final = 1000
 """A connection that sent this many messages beyond its node's share is closed."""
@@ -34,7 +33,6 @@ _LINGER: Final[Seconds] = 0.25
 _HELD: Final[Seconds] = 1.0
 _QUARANTINED: Final[Seconds] = 60.0
 _AUDITED: Final = 1024
-_FILES: Final = 65536
 
 _log = logging.getLogger("tetherd.rpc")
 
@@ -64,7 +62,9 @@ class Door:
     @contextlib.asynccontextmanager
     async def open(self, desk: Desk, limit: int) -> AsyncIterator[None]:
         """Have ``desk`` answer members. Raises BadConfig when strangers could come in or members could not, InUse."""
-        _allow_files()
+        files = descriptors.share()
+        descriptors.allow(files)
+        self._most = min(MAX_CONNECTIONS, files.limit // 4)
         self._desk = desk
         self._socket = nng.open_rep(limit)
         nng.guard(self._socket, self._welcome)
@@ -146,7 +146,7 @@ class Door:
 
     def _welcome(self, peer: int, node: str) -> bool:
         """Let a connection in if its certificate names a node. Called on nng's threads."""
-        if not node or list(self._nodes.values()).count(node) >= MAX_CONNECTIONS:
+        if not node or list(self._nodes.values()).count(node) >= self._most:
             return False
         self._nodes[peer] = node
         return True
@@ -199,11 +199,3 @@ class Door:
         if len(self._audited) > _AUDITED:
             del self._audited[next(iter(self._audited))]
         _log.warning("refused a call", extra={"peer_node": node, "method": method, "reason": error.message})
-
-
-def _allow_files() -> None:
-    """Raise the number of files this process may have open: every connection is one, half-open ones too."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = _FILES if hard == resource.RLIM_INFINITY else min(_FILES, hard)
-    if soft < most:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))

@@ -18,12 +18,13 @@ from typing import Final
 
 import msgspec
 
+from tetherd.drivers.dialer import POLL, Dialer, Refused
 from tetherd.drivers.drafts import Draft
-from tetherd.drivers.link import PACE, POLL, Link, Pace, Refused
+from tetherd.drivers.link import PACE, Link, Pace
 from tetherd.errors import DigestMismatch, Unavailable
 from tetherd.policy.fetching import Plan
 from tetherd.types import Digest
-from tetherd.wire.chunks import CHUNK, Blob, BlobSource
+from tetherd.wire.chunks import CHUNK, Blob, BlobSource, Ways, said
 from tetherd.wire.manifest import MAX_MANIFEST, digest_of
 
 MAX_LANES: Final = 8
@@ -44,13 +45,11 @@ class Fetched(msgspec.Struct, frozen=True):
 class Fetch:
     """One blob being brought into a draft from ``sources``, in threads of its own."""
 
-    def __init__(
-        self, draft: Draft, sources: Sequence[BlobSource], context: ssl.SSLContext, pace: Pace, salt: int
-    ) -> None:
+    def __init__(self, draft: Draft, sources: Sequence[BlobSource], dialer: Dialer, pace: Pace, salt: int) -> None:
         self._draft = draft
         self._blob = draft.blob
         self._sources = sources
-        self._context = context
+        self._dialer = dialer
         self._pace = pace
         self._plan = Plan(len(draft.blob), have=draft.have, salt=salt)
         self._changed = threading.Condition()
@@ -64,7 +63,7 @@ class Fetch:
     def run(self, progress: Callable[[], None], ended: threading.Event) -> Fetched:
         """Return when every chunk is here and hashed. Raises Unavailable (also once ``ended``) and OSError."""
         lanes = [*self._sources, *self._sources][: max(MAX_LANES, len(self._sources))]
-        links = [Link(source, self._context, self._pace, lambda: self._over) for source in lanes]
+        links = [Link(source, self._dialer, self._pace, lambda: self._over) for source in lanes]
         threads = [
             threading.Thread(target=self._work, args=lane, daemon=True) for lane in zip(lanes, links, strict=True)
         ]
@@ -165,7 +164,7 @@ class Fetch:
 
     def _failed(self, source: BlobSource, link: Link, index: int | None, error: Refused | OSError) -> None:
         link.close()
-        final = error.final if isinstance(error, Refused) else isinstance(error, ssl.SSLCertVerificationError)
+        final = isinstance(error, Refused) and error.final
         with self._changed:
             if self._over:
                 return
@@ -174,7 +173,7 @@ class Fetch:
             if source.node not in self._plan.banned:
                 self._changed.wait_for(lambda: self._over, pause)
                 return
-        what = {"peer": source.node, "address": source.address, "blob": self._blob.digest, "reason": str(error)}
+        what = {"peer": source.node, "blob": self._blob.digest, "reason": str(error)}
         _log.warning("a source is asked no more", extra=what)
 
 
@@ -183,11 +182,18 @@ def _nothing() -> None:
 
 
 class BulkClient:
-    """Fetches blobs. ``context`` is asked for the TLS context of each fetch, so a renewed certificate is used."""
+    """Fetches blobs.
 
-    def __init__(self, context: Callable[[], ssl.SSLContext], pace: Pace = PACE) -> None:
+    ``context`` is asked for the TLS context of each fetch, so a renewed certificate is used; ``ways`` where to dial a
+    source, each time that one is dialled.
+    """
+
+    def __init__(
+        self, context: Callable[[], ssl.SSLContext], pace: Pace = PACE, ways: Callable[[BlobSource], Ways] = said
+    ) -> None:
         self._context = context
         self._pace = pace
+        self._ways = ways
         self._ended = threading.Event()
 
     def close(self) -> None:
@@ -206,7 +212,7 @@ class BulkClient:
         blob = draft.blob
         if blob.size and not blob.chunks:
             return self._fetch_whole(draft, sources, progress)
-        found = Fetch(draft, sources, self._context(), self._pace, salt).run(progress, self._ended)
+        found = Fetch(draft, sources, self._dialer(), self._pace, salt).run(progress, self._ended)
         if draft.digest() != blob.digest:
             draft.forget()
             raise DigestMismatch(
@@ -220,9 +226,9 @@ class BulkClient:
         Raises Unavailable.
         """
         banned: dict[str, str] = {}
-        context = self._context()
+        dialer = self._dialer()
         for source in sources:
-            link = Link(source, context, self._pace, lambda: False)
+            link = Link(source, dialer, self._pace, lambda: False)
             try:
                 data = bytes(link.whole(digest, limit))
             except (Refused, OSError) as error:
@@ -235,13 +241,16 @@ class BulkClient:
             banned[source.node] = _WRONG
         raise unavailable(digest, banned)
 
+    def _dialer(self) -> Dialer:
+        return Dialer(self._context(), self._ways, self._pace.connect)
+
     def _fetch_whole(self, draft: Draft, sources: Sequence[BlobSource], progress: Callable[[], None]) -> Fetched:
         """Try one source after the other, each from the start: only the whole tells whose bytes are right."""
         banned: dict[str, str] = {}
         for source in sources:
             draft.forget()
             try:
-                found = Fetch(draft, [source], self._context(), self._pace, 0).run(progress, self._ended)
+                found = Fetch(draft, [source], self._dialer(), self._pace, 0).run(progress, self._ended)
             except Unavailable as error:
                 banned |= error.details.get("sources", {})
                 continue

@@ -5,15 +5,14 @@ them.
 """
 
 import contextlib
-import os
 import socket
-import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from typing import Final, TypeAlias
 
 from tetherd.drivers import memory
+from tetherd.drivers.descriptors import borrowed, sockets
 from tetherd.types import Seconds
 
 PATIENCE: Final[Seconds] = 5.0
@@ -23,8 +22,6 @@ MOST: Final = 64
 """Handshakes under way beyond this: the oldest are ended before their time, unless they have only just begun."""
 
 _YOUNG: Final[Seconds] = 1.0  # when all of a large network comes back at once, none is ended that makes progress
-_OPEN: Final = "/dev/fd"
-
 _AT_ONCE: Final = 8
 _BREATH: Final[Seconds] = 0.004
 _ROUND: Final = 256
@@ -58,7 +55,7 @@ class Handshakes:
         ``established`` holds the other ends of the connections that nng has. Blocks for microseconds per open file, and
         for half a millisecond per handshake that is ended.
         """
-        files = _sockets()
+        files = sockets()
         self._known = {inode: self._remote(inode, files[inode]) for inode in files}
         waiting = [inode for inode, remote in self._known.items() if remote and remote not in established]
         since = {inode: self._since.get(inode, now) for inode in waiting}
@@ -86,7 +83,7 @@ class Handshakes:
     def _remote(self, inode: int, number: int) -> Remote | None:
         if inode in self._known:
             return self._known[inode]
-        with contextlib.suppress(OSError), _borrowed(inode, number) as found:
+        with contextlib.suppress(OSError), borrowed(inode, number) as found:
             is_tcp = found.family in (socket.AF_INET, socket.AF_INET6) and found.type == socket.SOCK_STREAM
             if is_tcp and found.getsockname()[1] in self._ports:
                 host, port = found.getpeername()[:2]
@@ -94,29 +91,8 @@ class Handshakes:
         return None
 
 
-def _sockets() -> dict[int, int]:
-    """Return the open sockets of this process: file descriptors by inode."""
-    found = {}
-    with os.scandir(_OPEN) as entries:
-        for entry in entries:
-            with contextlib.suppress(OSError):  # closed meanwhile
-                status = os.fstat(number := int(entry.name))
-                if stat.S_ISSOCK(status.st_mode):
-                    found[status.st_ino] = number
-    return found
-
-
-@contextlib.contextmanager
-def _borrowed(inode: int, number: int) -> Iterator[socket.socket]:
-    """Lend a socket that belongs to someone else. Raises OSError if it is not the one it was."""
-    with socket.socket(fileno=os.dup(number)) as copy:
-        if os.fstat(copy.fileno()).st_ino != inode:
-            raise OSError("another socket has taken its place")
-        yield copy
-
-
 def _end(inode: int, number: int) -> bool:
-    with contextlib.suppress(OSError), _borrowed(inode, number) as found:
+    with contextlib.suppress(OSError), borrowed(inode, number) as found:
         found.shutdown(socket.SHUT_RDWR)
         return True
     return False

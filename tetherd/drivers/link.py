@@ -12,15 +12,15 @@ from typing import Final
 
 import msgspec
 
-from tetherd.drivers.mutual import peer
-from tetherd.errors import TetherError
+from tetherd.drivers.dialer import POLL, Dialer, Refused
 from tetherd.types import Digest, Seconds
 from tetherd.wire.chunks import Blob, BlobSource, from_bits
 
-POLL: Final[Seconds] = 0.25
-"""How often whoever waits looks whether it still should."""
-
 _MAX_HEAD: Final = 8192
+_DIGITS: Final = 20  # int() raises what is no error of ours where there are thousands
+_WORTH: Final = 64 * 1024
+"""A connection that brought so much of a chunk is worth another one that brings the rest."""
+
 _OK: Final = 200
 _PARTIAL: Final = 206
 _MAY_COME: Final = frozenset({404, 429, 500, 503})
@@ -39,24 +39,16 @@ class Pace(msgspec.Struct, frozen=True):
 PACE: Final = Pace()
 
 
-class Refused(TetherError):
-    """A source answered with something else than what was asked for. ``final``: asking again cannot help."""
-
-    def __init__(self, message: str, *, final: bool = True) -> None:
-        super().__init__(message)
-        self.final = final
-
-
 class Link:
     """One connection to one source, opened when it is first needed. For one thread; ``stopped`` ends every wait."""
 
-    def __init__(self, source: BlobSource, context: ssl.SSLContext, pace: Pace, stopped: Callable[[], bool]) -> None:
+    def __init__(self, source: BlobSource, dialer: Dialer, pace: Pace, stopped: Callable[[], bool]) -> None:
         self._source = source
-        self._context = context
+        self._dialer = dialer
         self._pace = pace
         self._stopped = stopped
-        self._socket: socket.socket | None = None  # also while it is not usable yet
         self._connection: ssl.SSLSocket | None = None
+        self._filled = 0  # bytes of the body that is being received
         self._began: Seconds = 0.0
         self._received = 0
         self._head: dict[str, str] = {}
@@ -65,31 +57,50 @@ class Link:
         """Return which chunks the source has; None = all. Raises Refused, OSError."""
         total = len(blob)
         size = -(-total // 8)
+        self._watch()
         have = from_bits(bytes(self._ask(f"/blobs/{blob.digest}/chunks", "", size)), total)
         return None if len(have) == total else have
 
     def read(self, blob: Blob, index: int, into: memoryview) -> memoryview:
-        """Return a chunk, received into the start of ``into``. Raises Refused, OSError."""
+        """Return a chunk, received into the start of ``into``. Raises Refused, OSError.
+
+        Where the connection is lost after it brought a good part, the rest is asked for on another one.
+        """
         start, length = blob.span(index)
-        wanted = f"bytes {start}-{start + length - 1}/{blob.size}"
-        data = self._ask(f"/blobs/{blob.digest}", f"range: bytes={start}-{start + length - 1}\r\n", length, into)
+        self._watch()
+        at = 0
+        while at < length:
+            try:
+                at += len(self._rest(blob, start + at, into[at:length]))
+            except OSError:
+                if self._filled < _WORTH or self._stopped():
+                    raise
+                at += self._filled
+                self.close()
+        return into[:length]
+
+    def _rest(self, blob: Blob, start: int, into: memoryview) -> memoryview:
+        end = start + len(into) - 1
+        wanted = f"bytes {start}-{end}/{blob.size}"
+        data = self._ask(f"/blobs/{blob.digest}", f"range: bytes={start}-{end}\r\n", len(into), into)
         if self._head.get("content-range") != wanted:
             raise Refused(f"sent the range {self._head.get('content-range', 'none')!r:.80} instead of {wanted!r}")
         return data
 
     def whole(self, digest: Digest, limit: int) -> memoryview:
         """Return a blob of unknown size, at most ``limit`` bytes. Raises Refused, OSError."""
+        self._watch()
         return self._ask(f"/blobs/{digest}", "", limit, at_most=True)
 
     def close(self) -> None:
         """Hang up."""
-        if self._socket is not None:
-            self._socket.close()
-        self._socket = self._connection = None
+        if self._connection is not None:
+            self._connection.close()
+        self._connection = None
 
     def abort(self) -> None:
         """End whatever the link's thread waits for; from another thread."""
-        found = self._socket
+        found = self._connection
         if found is not None:
             with contextlib.suppress(OSError):
                 # Not SSLSocket.shutdown: that makes what the other thread sends next go out unencrypted.
@@ -99,9 +110,9 @@ class Link:
         self, path: str, headers: str, length: int, into: memoryview | None = None, *, at_most: bool = False
     ) -> memoryview:
         """Send a request and return the body of the answer, received into ``into`` where that is given."""
+        self._filled = 0
         connection = self._connection or self._connect()
-        self._began, self._received = time.monotonic(), 0
-        connection.sendall(f"GET {path} HTTP/1.1\r\nhost: {self._source.address}\r\n{headers}\r\n".encode("ascii"))
+        connection.sendall(f"GET {path} HTTP/1.1\r\nhost: {self._source.node}\r\n{headers}\r\n".encode("ascii"))
         received = bytearray()
         while (end := received.find(b"\r\n\r\n")) < 0:
             if len(received) > _MAX_HEAD:
@@ -112,36 +123,29 @@ class Link:
         if status != (_PARTIAL if headers else _OK):
             raise Refused(f"answered {status}", final=status not in _MAY_COME)
         announced = self._head.get("content-length", "")
-        if not announced.isdecimal() or (int(announced) > length if at_most else int(announced) != length):
+        number = int(announced) if announced.isdecimal() and len(announced) < _DIGITS else -1
+        if not (0 <= number <= length if at_most else number == length):
             raise Refused(f"announced {announced!r:.40} bytes instead of {length}")
-        view = memoryview(bytearray(int(announced))) if into is None else into[: int(announced)]
+        view = memoryview(bytearray(number)) if into is None else into[:number]
         self._fill(view, received[end + 4 :])
         return view
 
     def _connect(self) -> ssl.SSLSocket:
-        host, _, port = self._source.address.rpartition(":")
-        family, kind, protocol, _, where = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)[0]
-        self._socket = raw = socket.socket(family, kind, protocol)
-        raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        raw.settimeout(self._pace.connect)
-        if self._stopped():
-            raise OSError("the fetch is over")
-        raw.connect(where)
-        self._socket = connection = self._context.wrap_socket(raw, do_handshake_on_connect=False)
-        connection.do_handshake()
-        if peer(connection) != self._source.node:
-            raise Refused("is another node than the one that is expected there")
+        self._connection = connection = self._dialer.connect(self._source, self._stopped)
         connection.settimeout(POLL)
-        self._connection = connection
         return connection
 
     def _fill(self, view: memoryview, first: bytearray) -> None:
         if len(first) > len(view):
             raise Refused("sent more bytes than it announced")
         view[: len(first)] = first
-        at = len(first)
-        while at < len(view):
-            at += self._receive(view[at:])
+        self._filled = len(first)
+        while self._filled < len(view):
+            self._filled += self._receive(view[self._filled :])
+
+    def _watch(self) -> None:
+        """Begin to measure how fast the source is."""
+        self._began, self._received = time.monotonic(), 0
 
     def _receive(self, view: memoryview) -> int:
         """Receive some bytes. Raises OSError at the end, Refused when they come too slowly."""

@@ -1,5 +1,7 @@
 """From an assignment to a loaded engine: fetch, verify, load. Blocking; used where models run."""
 
+import logging
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -10,20 +12,35 @@ from tetherd.drivers.nng import Secret
 from tetherd.drivers.onnx import OnnxEngine
 from tetherd.drivers.origins import ManagerOrigin
 from tetherd.drivers.unpack import Unpacked, prune, unpack
+from tetherd.errors import Unavailable
 from tetherd.types import Seconds
 from tetherd.wire.assignments import Assignment
+from tetherd.wire.chunks import BlobSource, Ways, said
 from tetherd.wire.messages import Request
 
 _FETCH: Final[Seconds] = 60.0
+PATIENCE: Final[Seconds] = 15.0
+"""How long all sources of a model may be away: as long as it takes to find out that one is elsewhere now."""
+
+_AGAIN: Final[Seconds] = 0.5
+
+_log = logging.getLogger("tetherd.runner")
 
 
-def load(assignment: Assignment, progress: Callable[[], None] = lambda: None) -> OnnxEngine:
-    """Return the engine of the assigned version; ``progress`` is called while its files arrive from other hosts.
+def load(
+    assignment: Assignment,
+    ways: Callable[[BlobSource], Ways] = said,
+    progress: Callable[[], None] = lambda: None,
+    *,
+    patience: Seconds = PATIENCE,
+) -> OnnxEngine:
+    """Return the engine of the assigned version.
 
-    Raises what fetching and loading raise.
+    ``ways`` tells where each of its sources can be dialled at the moment; ``progress`` is called while files arrive
+    from them. Raises what fetching and loading raise, Unavailable once no source has given anything for ``patience``.
     """
     cache = Path(assignment.cache_dir)
-    found = _from_fleet(assignment, progress) if assignment.sources else _from_manager(assignment)
+    found = _from_fleet(assignment, ways, progress, patience) if assignment.sources else _from_manager(assignment)
     prune(cache, assignment.keep)
     return OnnxEngine(found.model, found.signature, assignment.threads)
 
@@ -38,15 +55,31 @@ def _from_manager(assignment: Assignment) -> Unpacked:
         manager.close()
 
 
-def _from_fleet(assignment: Assignment, progress: Callable[[], None]) -> Unpacked:
+def _from_fleet(
+    assignment: Assignment, ways: Callable[[BlobSource], Ways], progress: Callable[[], None], patience: Seconds
+) -> Unpacked:
     # TLS and certificates are memory and time that a runner beside its manager does without.
     from tetherd.drivers.fetch import BulkClient, FleetOrigin
     from tetherd.drivers.keys import load as credentials
     from tetherd.drivers.mutual import dialling
 
-    context = dialling(credentials(Path(assignment.identity)))
-    origin = FleetOrigin(BulkClient(lambda: context), assignment.sources, progress)
-    return unpack(assignment.version, Path(assignment.cache_dir), origin)
+    identity, moved = Path(assignment.identity), time.monotonic()
+
+    def arrived() -> None:
+        nonlocal moved
+        moved = time.monotonic()
+        progress()
+
+    client = BulkClient(lambda: dialling(credentials(identity)), ways=ways)
+    origin = FleetOrigin(client, assignment.sources, arrived)
+    while True:
+        try:
+            return unpack(assignment.version, Path(assignment.cache_dir), origin)
+        except Unavailable as error:
+            if time.monotonic() - moved > patience:
+                raise
+            _log.warning("no source gives the model at the moment", extra={"reason": error.message})
+            time.sleep(_AGAIN)
 
 
 def dial(assignment: Assignment, address: str, node: str) -> BlockingCaller:

@@ -7,7 +7,7 @@ from asyncio.subprocess import PIPE, Process
 
 from tetherd.errors import MALFORMED, Unavailable
 from tetherd.types import Seconds
-from tetherd.wire.assignments import Assignment, Event, GiveUp, decode_event, encode
+from tetherd.wire.assignments import Assignment, Bearings, Event, GiveUp, Told, decode_event, encode
 
 
 class RunnerProcess:
@@ -41,10 +41,11 @@ class RunnerProcess:
 
     async def cancel(self, batch: int) -> None:
         """End the execution of a batch that it holds, if it still does."""
-        assert self._process.stdin is not None
-        with contextlib.suppress(ConnectionError, RuntimeError):  # it is ending anyway
-            self._process.stdin.write(encode(GiveUp(batch)))
-            await self._process.stdin.drain()
+        await self._tell(GiveUp(batch))
+
+    async def follow(self, bearings: Bearings) -> None:
+        """Say where those are now that it deals with."""
+        await self._tell(bearings)
 
     async def stop(self, patience: Seconds) -> None:
         """Let it deliver what it executes, then end it: by force after ``patience``. 0 = at once."""
@@ -58,6 +59,12 @@ class RunnerProcess:
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
         await self._process.wait()
+
+    async def _tell(self, told: Told) -> None:
+        assert self._process.stdin is not None
+        with contextlib.suppress(ConnectionError, RuntimeError):  # it is ending anyway
+            self._process.stdin.write(encode(told))
+            await self._process.stdin.drain()
 
 
 class ProcessLauncher:

@@ -10,10 +10,10 @@ from typing import Final
 from cryptography import x509
 
 from tetherd.discovery.diagnosis import Vitals
+from tetherd.drivers.descriptors import opened
 from tetherd.ports import Clock
 from tetherd.types import Credentials, Seconds
 
-_DESCRIPTORS: Final = Path("/dev/fd")
 _TIMEX_BYTES: Final = 208 + 64
 _ERROR: Final = 5
 """What the kernel answers while nothing keeps its clock right."""
@@ -33,7 +33,7 @@ class HostVitals:
         return Vitals(
             disk_free=disk_free,
             disk_total=disk_total,
-            files_open=_open_files(),
+            files_open=opened(),
             files_limit=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
             certificate=self._certificate(),
             synchronised=_synchronised(),
@@ -53,13 +53,6 @@ def _disk(directory: Path) -> tuple[int, int]:
     except OSError:
         return 0, 0
     return found.total, found.free
-
-
-def _open_files() -> int:
-    try:
-        return len(list(_DESCRIPTORS.iterdir()))
-    except OSError:
-        return 0
 
 
 def _synchronised() -> bool | None:

@@ -28,7 +28,7 @@ from tetherd.errors import InvalidInput, NodeNotFound, TetherError, Unreachable
 from tetherd.ports import Caller, Clock, Context, Handler, Prober
 from tetherd.types import Seconds
 from tetherd.wire.messages import Request
-from tetherd.wire.peering import Ping, Pong
+from tetherd.wire.peering import MAX_PAD, Ping, Pong
 from tetherd.wire.roster import Roster
 
 TICK: Final[Seconds] = 1.0
@@ -184,8 +184,8 @@ class Peering:
         rtt = self._clock.monotonic() - began
         return Pinged(peer=peer, rtt=rtt, skew=pong.wall - (wall + rtt / 2), version=pong.version)
 
-    async def _pong(self, _: Ping, __: Context) -> Pong:
-        return Pong(self._clock.wall(), __version__)
+    async def _pong(self, ping: Ping, _: Context) -> Pong:
+        return Pong(self._clock.wall(), __version__, ping.pad[:MAX_PAD])
 
     # --- what goes on by itself ---------------------------------------------------------------------------------------
 

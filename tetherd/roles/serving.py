@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Final, TypeAlias
 
@@ -25,6 +25,8 @@ _DELIVERIES: Final = 10
 _LAST_WORDS: Final = 2
 
 Exchange: TypeAlias = Callable[[Take, Callable[[], None]], Batch]
+Wanted: TypeAlias = Callable[[], bool]
+"""Tells whether an orchestrator is still to be served."""
 
 _log = logging.getLogger("tetherd.runner")
 
@@ -133,10 +135,10 @@ class Slots:
         """Return how many batches are executed or not delivered yet."""
         return len(self._turns.held)
 
-    def serve(self, exchange: Exchange) -> None:
-        """Serve one slot until ``stop``. Runs in a thread of its own."""
+    def serve(self, exchange: Exchange, wanted: Wanted = lambda: True) -> None:
+        """Serve one slot until ``stop``, or while it is ``wanted``. Runs in a thread of its own."""
         outcome = Outcome()
-        while not self._stopping.is_set():
+        while wanted() and not self._stopping.is_set():
             batch = self._offer(exchange, outcome)
             if batch.id:
                 self._turns.held.add(batch.id)
@@ -206,13 +208,13 @@ class Inline:
         self._parked: set[asyncio.Task[None]] = set()
         self.executed = 0
 
-    async def serve(self, orchestrator: Caller) -> None:
-        """Serve one slot with an orchestrator's work, until cancelled or told to leave."""
+    async def serve(self, orchestrator: Caller, wanted: Wanted = lambda: True) -> None:
+        """Serve one slot with an orchestrator's work, until cancelled or told to leave, or while it is ``wanted``."""
         task = asyncio.current_task()
         assert task is not None
         outcome = Outcome()
         try:
-            while not self._leaving:
+            while wanted() and not self._leaving:
                 self._parked.add(task)
                 batch = await self._offer(orchestrator, outcome)
                 self._parked.discard(task)
@@ -227,7 +229,11 @@ class Inline:
     def leave(self) -> None:
         """Withdraw the offers that are parked, and end each slot once it has delivered what it executes."""
         self._leaving = True
-        for task in self._parked:
+        self.withdraw(self._parked)
+
+    def withdraw(self, slots: Collection[asyncio.Task[None]]) -> None:
+        """End those of the slots that only wait; the others notice by themselves that they are wanted no more."""
+        for task in self._parked.intersection(slots):
             task.cancel()
 
     async def _offer(self, orchestrator: Caller, outcome: Outcome, *, last: bool = False) -> Batch:

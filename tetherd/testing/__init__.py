@@ -5,13 +5,14 @@ Cluster             a real orchestrator and real workers, their runners played b
 FakeEngine          a model that answers what it is asked to
 Connection          calls as from another process, with a connection that can be cut
 FakeManager         a catalog that the test publishes
+FakeSurroundings    orchestrators that come and go, and sources that move
 MemoryBlobs         content-addressed storage in dictionaries
 ManualClock         time that stands still until the test moves it
 """
 
 from tetherd.testing.bench import Bench
 from tetherd.testing.blobs import MemoryBlobs
-from tetherd.testing.cluster import Cluster, Connection, FakeManager, request
+from tetherd.testing.cluster import Cluster, Connection, FakeManager, FakeSurroundings, request
 from tetherd.testing.runners import FakeEngine, FakeLauncher, FakeRunner
 from tetherd.testing.time import Deadlock, LoopClock, ManualClock, simulate, simulated
 
@@ -24,6 +25,7 @@ __all__ = [
     "FakeLauncher",
     "FakeManager",
     "FakeRunner",
+    "FakeSurroundings",
     "LoopClock",
     "ManualClock",
     "MemoryBlobs",

@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -19,6 +19,7 @@ from tetherd.testing.runners import FakeEngine, FakeLauncher, FakeRunner
 from tetherd.testing.time import LoopClock
 from tetherd.types import Digest, Seconds, Tensor
 from tetherd.wire.assignments import Site
+from tetherd.wire.chunks import BlobSource, Ways, said
 from tetherd.wire.messages import Catalog, FleetState, GetFleet, Infer, Inferred, Request, WatchCatalog
 
 R = TypeVar("R")
@@ -142,6 +143,30 @@ class FakeManager:
         return self._catalog
 
 
+class FakeSurroundings:
+    """Implements ports.Surroundings with the orchestrators and ``moved`` sources that a test may change at any time."""
+
+    def __init__(self, known: Mapping[Site, Caller]) -> None:
+        self.known = dict(known)
+        self.moved: dict[str, Ways] = {}
+
+    def orchestrators(self) -> Sequence[Site]:
+        """See ports.Surroundings."""
+        return tuple(self.known)
+
+    def manager(self) -> Site:
+        """See ports.Surroundings."""
+        return Site("local")
+
+    def caller(self, site: Site) -> Caller:
+        """See ports.Surroundings."""
+        return self.known[site]
+
+    def ways(self, source: BlobSource) -> Ways:
+        """See ports.Surroundings."""
+        return self.moved.get(source.node) or said(source)
+
+
 class Cluster:
     """An orchestrator, a manager's catalog and some workers, used as an asynchronous context.
 
@@ -207,13 +232,11 @@ class Cluster:
             place=Place(
                 worker=f"w{number}",
                 node=f"node{number}",
-                orchestrators=(Site("local"),),
-                manager="local",
                 cache_dir="nowhere",
                 max_message=1 << 24,
             ),
             settings=settings or self._settings,
-            orchestrators=[connection],
+            surroundings=FakeSurroundings({Site("local"): connection}),
             manager=manager,
             launchers={"process": launcher, "thread": launcher},
             clock=self.clock,

@@ -11,7 +11,7 @@ from tetherd.errors import TetherError, Unavailable
 from tetherd.ports import Caller, Clock
 from tetherd.roles.serving import PARK, SLOTS, Outcome, execute, take
 from tetherd.types import Seconds, Signature, Tensor, TensorSpec
-from tetherd.wire.assignments import Assignment, Event
+from tetherd.wire.assignments import Assignment, Bearings, Event
 from tetherd.wire.messages import Batch
 
 Fate: TypeAlias = Literal["serve", "fail", "hang", "crash", "dead", "refuse"]
@@ -79,6 +79,7 @@ class FakeRunner:
         self.seen: list[Batch] = []
         self.assignment: Assignment | None = None
         self.stopped: list[Seconds] = []
+        self.told: list[Bearings] = []
         self.bytes = 0
         self._connection = connection
         self._cut = cut
@@ -112,6 +113,10 @@ class FakeRunner:
     async def cancel(self, batch: int) -> None:
         """See ports.Runner."""
         self.cancelled.append(batch)
+
+    async def follow(self, bearings: Bearings) -> None:
+        """See ports.Runner."""
+        self.told.append(bearings)
 
     async def stop(self, patience: Seconds) -> None:
         """See ports.Runner."""

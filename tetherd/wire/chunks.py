@@ -46,6 +46,18 @@ class BlobSource(msgspec.Struct, frozen=True):
     address: str
 
 
+class Ways(msgspec.Struct, frozen=True):
+    """Where a source can be dialled (``HOST:PORT``), the best first: at itself, or by way of relays."""
+
+    direct: tuple[str, ...] = ()
+    relayed: tuple[str, ...] = ()
+
+
+def said(source: BlobSource) -> Ways:
+    """Return the one way to a source that it named itself."""
+    return Ways((source.address,))
+
+
 def count(size: int) -> int:
     """Return how many chunks a blob of ``size`` bytes has."""
     return -(-size // CHUNK)

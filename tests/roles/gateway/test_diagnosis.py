@@ -13,11 +13,12 @@ from tetherd.discovery.peers import Arrival, Live, PeerTable
 from tetherd.discovery.racing import Attempt, Missed, Outcome, Reached
 from tetherd.errors import Forbidden, NodeNotFound, NotInNetwork
 from tetherd.ports import Caller
-from tetherd.roles.gateway.diagnosis import Diagnosis
+from tetherd.roles.gateway.diagnosis import Diagnosis, Senses
 from tetherd.roles.gateway.exchange import Exchange
 from tetherd.roles.gateway.routing import Table
 from tetherd.roles.peering import Peering
 from tetherd.testing.time import ManualClock
+from tetherd.types import Finding
 from tetherd.wire.peering import Pong
 from tetherd.wire.roster import Member, Roster
 
@@ -69,6 +70,7 @@ class Host:
 class World:
     def __init__(self, *, member: bool = True, host: Host | None = None) -> None:
         self.clock = ManualClock()
+        self.ways = {"10.0.0.1:7443": Finding("none", "it answers")}
         self.callers: dict[str, Caller] = {}
         self.peering: Peering | None = None
         if member:
@@ -85,11 +87,17 @@ class World:
             peering=self.peering,
             host=host or Host(),
             clock=self.clock,
-            multicast=lambda: Counts(sent=3, heard=2, known=1, dropped={"other-network": 4}) if member else None,
-            datagrams=lambda: None,
-            sight=lambda: Sight(views=judge((), (), "nobody has answered yet"), dialable=member, relays=()),
+            senses=Senses(
+                multicast=lambda: Counts(sent=3, heard=2, known=1, dropped={"other-network": 4}) if member else None,
+                datagrams=lambda: None,
+                sight=lambda: Sight(views=judge((), (), "nobody has answered yet"), dialable=member, relays=()),
+            ),
+            examine=self.examine,
         )
         self.table = Table(diagnosis.routes())
+
+    def examine(self, address: str) -> Finding:
+        return self.ways.get(address, Finding("refused", "nothing listens"))
 
     async def ask(self, path: str, *, control: bool = True) -> dict[str, Any]:
         async def nothing() -> dict[str, Any]:
@@ -142,6 +150,9 @@ async def test_ping_tries_every_address(world: World) -> None:
     found = await world.ask("/api/v1/ping/box-a")
     assert found["answers"]
     assert found["best"] == {"address": "10.0.0.1:7443", "path": "lan", "rtt_ms": 2.0}
+    assert found["large"] == ""
+    world.ways["10.0.0.1:7443"] = Finding("mtu", "large ones vanish")
+    assert (await world.ask("/api/v1/ping/box-a"))["large"] == "large ones vanish"
     held = await world.ask(f"/api/v1/ping/{B[:8]}")
     assert (held["answers"], held["round_trip_ms"], held["arrived"]) == (True, None, "198.51.100.7")
     assert world.peering is not None
@@ -156,6 +167,8 @@ async def test_ping_tries_every_address(world: World) -> None:
 async def test_doctor_fails_on_what_is_broken(world: World) -> None:
     found = await world.ask("/api/v1/doctor")
     assert found["healthy"]
+    details = {check["name"]: check["detail"] for check in found["checks"]}
+    assert details["mtu"] == "16 KiB came back whole from 1 of 1 node"
     world.callers[A] = Skewed(world.clock)
     found = await world.ask("/api/v1/doctor")
     assert not found["healthy"]
@@ -175,6 +188,7 @@ async def test_a_host_without_a_network_is_examined_as_far_as_it_goes() -> None:
         "multicast": "skip",
         "udp": "skip",
         "tcp": "skip",
+        "mtu": "skip",
         "tls": "skip",
         "clock": "skip",
         "disk": "fail",

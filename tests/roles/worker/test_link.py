@@ -7,7 +7,7 @@ from tetherd.config.schema import Worker as Settings
 from tetherd.drivers.local import NobodyCaller
 from tetherd.errors import Unreachable
 from tetherd.roles.worker import Place, Worker
-from tetherd.testing import FakeEngine, simulate
+from tetherd.testing import FakeEngine, FakeSurroundings, simulate
 from tetherd.testing.runners import FakeLauncher, FakeRunner
 from tetherd.testing.time import LoopClock
 from tetherd.types import Digest
@@ -51,9 +51,9 @@ def test_a_worker_tells_every_orchestrator_and_obeys_each() -> None:
         clock, desks = LoopClock(), [Orchestrator(), Orchestrator()]
         launcher = FakeLauncher(lambda pid: FakeRunner(desks[0], lambda: None, FakeEngine(), clock, pid))
         worker = Worker(
-            place=Place(worker="w", node="n", orchestrators=SITES, manager="", cache_dir="", max_message=1),
+            place=Place(worker="w", node="n", cache_dir="", max_message=1),
             settings=Settings(memory_limit=1 << 30, max_concurrency=4, spare=False),
-            orchestrators=desks,
+            surroundings=FakeSurroundings(dict(zip(SITES, desks, strict=True))),
             manager=NobodyCaller("manager", "none", "none"),
             launchers={"process": launcher, "thread": launcher},
             clock=clock,

@@ -310,7 +310,7 @@ async def test_a_runner_that_does_not_stop_is_ended_in_time() -> None:
 @simulated
 async def test_an_orchestrator_that_does_not_answer_is_tried_until_it_does() -> None:
     async with Cluster() as cluster:
-        (link,) = cluster.workers[0]._links
+        (link,) = cluster.workers[0]._links.values()
         orchestrator = link._orchestrator
         down = cluster.connect()
         down.cut()

@@ -8,7 +8,7 @@ import pytest
 from tetherd.config.schema import Worker as Settings
 from tetherd.errors import ModelLoadFailed, Unreachable
 from tetherd.roles.worker import Place, Worker
-from tetherd.testing import Cluster, simulated
+from tetherd.testing import Cluster, FakeSurroundings, simulated
 from tetherd.types import Digest
 from tetherd.wire.assignments import Event
 from tetherd.wire.chunks import BlobSource
@@ -46,11 +46,11 @@ def holder(node: str, *, alive: bool = True, held: bool = True) -> HolderState:
 
 
 def worker(manager: Manager, node_id: str = "me") -> Worker:
-    place = Place(
-        worker="w", node="w", orchestrators=(), manager="", cache_dir="", max_message=1, identity="i", node_id=node_id
-    )
+    place = Place(worker="w", node="w", cache_dir="", max_message=1, identity="i", node_id=node_id)
     settings = Settings(memory_limit=1, max_concurrency=1, spare=False)
-    return Worker(place=place, settings=settings, orchestrators=[], manager=manager, launchers={}, clock=Clock())
+    return Worker(
+        place=place, settings=settings, surroundings=FakeSurroundings({}), manager=manager, launchers={}, clock=Clock()
+    )
 
 
 async def test_those_who_hold_it_and_are_there_are_its_sources() -> None:

@@ -23,6 +23,7 @@ PEER = {
 PINGED = {
     **PEER, "answers": True, "round_trip_ms": 0.9, "clock_ahead_ms": 5.0, "version": "0.1.0", "failure": "",
     "best": {"address": "10.0.0.1:7443", "path": "lan", "rtt_ms": 0.4}, "missed": [],
+    "large": "",
 }  # fmt: skip
 MISSED = {
     "address": "10.0.0.1:7443",
@@ -149,6 +150,11 @@ def test_netcheck_shows_sources_nodes_and_reasons(ctl: Any, serve: Any) -> None:
     assert "seed 10.0.0.9:7443: connection refused" in done.stdout
     document = msgspec.json.decode(ctl("netcheck", "--json").stdout)
     assert document == {"schema": "tether.netcheck/v1", **NETCHECK}
+
+
+def test_large_packets_that_vanish_are_told(ctl: Any, serve: Any) -> None:
+    serve("/api/v1/ping/box-a", {**PINGED, "large": "small packets reach 10.0.0.1:7443 and large ones vanish"})
+    assert "\n  small packets reach 10.0.0.1:7443 and large ones vanish\n" in ctl("ping", "box-a").stdout
 
 
 def test_who_only_dials_is_shown_by_its_connection(ctl: Any, serve: Any) -> None:

@@ -5,8 +5,9 @@ too, as far as that goes.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -22,18 +23,29 @@ from tetherd.ports import Clock, Host
 from tetherd.roles.gateway.exchange import Answer, Exchange, document
 from tetherd.roles.gateway.routing import Route
 from tetherd.roles.peering import Peering, Pinged
-from tetherd.types import Seconds
+from tetherd.types import Finding, Seconds
 
 _LOCAL: Final = "the network is examined"
 MAX_ASKED: Final = 32
 """Nodes that are asked for their time; more would say no more."""
 
+MAX_EXAMINED: Final = 8
+EXAMINED: Final[Seconds] = 16.0
+"""So many ways to other nodes are examined by the doctor, and for so long together."""
+
+
+class Senses(NamedTuple):
+    """What this host hears of others: the counts of mDNS and of the DHT, None where off, and how it appears to them."""
+
+    multicast: Callable[[], Counts | None]
+    datagrams: Callable[[], Counts | None]
+    sight: Callable[[], Sight]
+
 
 class Diagnosis:
     """The routes. ``peering`` is None on a host that is in no network.
 
-    ``multicast`` and ``datagrams`` give the counts of mDNS and of the DHT, None where they are switched off; ``sight``
-    says how this host appears to others.
+    ``examine`` says, blocking, what is wrong with the way to HOST:PORT.
     """
 
     def __init__(
@@ -42,16 +54,14 @@ class Diagnosis:
         peering: Peering | None,
         host: Host,
         clock: Clock,
-        multicast: Callable[[], Counts | None],
-        datagrams: Callable[[], Counts | None],
-        sight: Callable[[], Sight],
+        senses: Senses,
+        examine: Callable[[str], Finding],
     ) -> None:
         self._peering = peering
         self._host = host
         self._clock = clock
-        self._multicast = multicast
-        self._datagrams = datagrams
-        self._sight = sight
+        self._senses = senses
+        self._examine = examine
 
     def routes(self) -> list[Route]:
         """Return the paths."""
@@ -72,7 +82,7 @@ class Diagnosis:
     async def _netcheck(self, exchange: Exchange) -> Answer:
         exchange.check_local(_LOCAL)
         now, table = self._clock.monotonic(), self._peering.table if self._peering else None
-        sight, peers = self._sight(), table.peers() if table else []
+        sight, peers = self._senses.sight(), table.peers() if table else []
         return document(
             {
                 "in_network": table is not None,
@@ -89,8 +99,10 @@ class Diagnosis:
         exchange.check_local(_LOCAL)
         if self._peering is None:
             raise NotInNetwork("this host is in no network", fix="tetherctl cluster init, or cluster join < token.txt")
-        peer = self._peering.find(exchange.params["node"])
-        return document(_pinged(await self._peering.ping(peer), self._clock.monotonic()))
+        pinged = await self._peering.ping(self._peering.find(exchange.params["node"]))
+        large = await asyncio.to_thread(self._examine, pinged.best.address) if pinged.best else None
+        found = _pinged(pinged, self._clock.monotonic())
+        return document({**found, "large": large.message if large and large.cause == "mtu" else ""})
 
     async def _doctor(self, exchange: Exchange) -> Answer:
         exchange.check_local(_LOCAL)
@@ -100,6 +112,7 @@ class Diagnosis:
         checks = [
             *self._sources(),
             diagnosis.tcp(peers, member=member),
+            diagnosis.mtu(await self._examined(peers), member=member),
             diagnosis.tls(vitals, peers, member=member),
             diagnosis.clock(vitals, await self._skews(peers)),
             diagnosis.disk(vitals),
@@ -114,9 +127,23 @@ class Diagnosis:
         seeds, peers = (table.seeds(), table.peers()) if table else ((), [])
         return [
             diagnosis.seeds(seeds, peers, member=member),
-            diagnosis.multicast(self._multicast(), member=member),
-            diagnosis.udp(self._datagrams(), member=member),
+            diagnosis.multicast(self._senses.multicast(), member=member),
+            diagnosis.udp(self._senses.datagrams(), member=member),
         ]
+
+    async def _examined(self, peers: list[Peer]) -> list[tuple[str, Finding]]:
+        """Examine the ways to connected nodes, as many as there is time for."""
+        tried = [peer for peer in peers if peer.dialled][:MAX_EXAMINED]
+        found: list[tuple[str, Finding]] = []
+
+        async def examine(peer: Peer) -> None:
+            found.append((peer.name or peer.node[:16], await asyncio.to_thread(self._examine, peer.dialled)))
+
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(EXAMINED), asyncio.TaskGroup() as group:
+                for peer in tried:
+                    group.create_task(examine(peer))
+        return found
 
     async def _skews(self, peers: list[Peer]) -> list[tuple[str, Seconds]]:
         """Ask connected nodes for their time."""

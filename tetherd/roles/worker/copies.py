@@ -9,7 +9,8 @@ from tetherd.errors import TetherError
 from tetherd.policy.placement import Resident, Restarts
 from tetherd.ports import Clock, Runner
 from tetherd.types import Isolation, Seconds
-from tetherd.wire.assignments import Event
+from tetherd.wire.assignments import Bearings, Event
+from tetherd.wire.chunks import BlobSource
 from tetherd.wire.messages import Load, Loaded, RunnerState
 
 _RECENT: Final[Seconds] = 2.0
@@ -29,6 +30,7 @@ class Copy:
         self.since = since
         self.bytes = 0
         self.runner: Runner | None = None
+        self.bearings: Bearings | None = None  # as the runner was told last
 
     def rename(self) -> None:
         """Take another name for the next runner: what is meant for the one before must not meet it."""
@@ -46,6 +48,7 @@ class Group:
         self.stopping = False
         self.successor: Load | None = None
         self.copies: list[Copy] = []
+        self.sources: tuple[BlobSource, ...] = ()  # as of the latest start of a runner
         self.restarts = Restarts()
 
     @property

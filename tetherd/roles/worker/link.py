@@ -3,8 +3,8 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
 
 from tetherd.errors import TetherError
 from tetherd.ports import Caller, Clock
@@ -30,6 +30,16 @@ class Link:
         self._obey = obey
         self._clock = clock
         self.changed = asyncio.Event()
+        self._duties: list[asyncio.Task[None]] = []
+
+    def begin(self, spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]) -> None:
+        """Report and obey, in tasks that ``spawn`` starts, until ``end``."""
+        self._duties = [spawn(self.report()), spawn(self.obey())]
+
+    def end(self) -> None:
+        """Have nothing to do with it any more."""
+        for duty in self._duties:
+            duty.cancel()
 
     async def report(self) -> None:
         """Tell it the worker's state on every change, and now and then, until cancelled."""

@@ -15,11 +15,11 @@ from tetherd.config.schema import Worker as Settings
 from tetherd.errors import TetherError, Unavailable
 from tetherd.policy import placement
 from tetherd.policy.catalog import View
-from tetherd.ports import Caller, Clock, Handler, Launcher, Runner
+from tetherd.ports import Caller, Clock, Handler, Launcher, Runner, Surroundings
 from tetherd.roles.worker.copies import Copy, Group, Keeper, stop
 from tetherd.roles.worker.link import HEARTBEAT, Link
 from tetherd.types import Isolation, Seconds, parse_reference
-from tetherd.wire.assignments import Assignment, Site
+from tetherd.wire.assignments import Assignment, Bearings, Site, identity
 from tetherd.wire.chunks import BlobSource
 from tetherd.wire.messages import (
     Catalog,
@@ -43,15 +43,12 @@ _log = logging.getLogger("tetherd.worker")
 
 
 class Place(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a worker is and what its runners need to know: addresses to dial, the cache directory, the log's form."""
+    """What a worker is called, and what its runners need to know of this host."""
 
     worker: str
     node: str
-    orchestrators: tuple[Site, ...]
-    manager: str
     cache_dir: str
     max_message: int
-    manager_node: str = ""  # empty where it is on this host
     identity: str = ""
     node_id: str = ""  # of this host; empty in no network
     log_level: LogLevel = "info"
@@ -66,14 +63,15 @@ class Worker:
         *,
         place: Place,
         settings: Settings,
-        orchestrators: Sequence[Caller],
+        surroundings: Surroundings,
         manager: Caller,
         launchers: Mapping[Isolation, Launcher],
         clock: Clock,
     ) -> None:
         self._place = place
         self._settings = settings
-        self._links = [Link(one, state=self._state, obey=self._do, clock=clock) for one in orchestrators]
+        self._surroundings = surroundings
+        self._links: dict[str, Link] = {}  # by what stays the same of an orchestrator when it moves
         self._manager = manager
         self._launchers = launchers
         self._clock = clock
@@ -92,9 +90,9 @@ class Worker:
     async def run(self, ready: Callable[[], None]) -> None:
         """Serve until cancelled, then let runners deliver what they execute and end them."""
         async with asyncio.TaskGroup() as self._tasks:
-            linked = [duty for link in self._links for duty in (link.report, link.obey)]
-            own = (self._tidy, self._keep_spare, self._preload)
-            duties = [self._tasks.create_task(duty()) for duty in (*linked, *own)]
+            self._meet(self._surroundings.orchestrators())
+            own = (self._follow, self._tidy, self._keep_spare, self._preload)
+            duties = [self._tasks.create_task(duty()) for duty in own]
             ready()
             try:
                 await asyncio.wait(duties, return_when=asyncio.FIRST_EXCEPTION)
@@ -104,15 +102,39 @@ class Worker:
 
     async def _leave(self) -> None:
         self._stopping = True
-        await asyncio.gather(*(link.leave() for link in self._links))
+        await asyncio.gather(*(link.leave() for link in self._links.values()))
         await asyncio.gather(*(stop(group, self._tell) for group in self._groups.values()))
         if self._spare:
             await self._spare.stop(0)
 
     # --- what orchestrators hear and say ------------------------------------------------------------------------------
 
+    async def _follow(self) -> None:
+        """Serve every orchestrator there is, and have the runners know where everybody is."""
+        while True:
+            await asyncio.sleep(HEARTBEAT)
+            self._meet(self._surroundings.orchestrators())
+            for group in self._groups.values():
+                for copy in group.copies:
+                    if copy.runner and copy.bearings != (now := self._bearings(group)):
+                        copy.bearings = now
+                        self._spawn(copy.runner.follow(now))
+
+    def _meet(self, sites: Sequence[Site]) -> None:
+        found = {identity(site): site for site in sites}
+        for gone in self._links.keys() - found.keys():
+            self._links.pop(gone).end()
+        for name in found.keys() - self._links.keys():
+            link = Link(self._surroundings.caller(found[name]), state=self._state, obey=self._do, clock=self._clock)
+            self._links[name] = link
+            link.begin(self._spawn)
+
+    def _bearings(self, group: Group) -> Bearings:
+        ways = {source.node: self._surroundings.ways(source) for source in group.sources}
+        return Bearings(tuple(self._surroundings.orchestrators()), ways)
+
     def _tell(self) -> None:
-        for link in self._links:
+        for link in self._links.values():
             link.changed.set()
 
     def _state(self) -> Report:
@@ -178,7 +200,9 @@ class Worker:
             self._tell()
 
     async def _start(self, group: Group, copy: Copy) -> Runner:
-        assignment = msgspec.structs.replace(self._assignment(group, copy), sources=await self._sources(group.load))
+        group.sources = await self._sources(group.load)
+        copy.bearings = self._bearings(group)
+        assignment = self._assignment(group, copy, copy.bearings)
         if group.isolation == "process" and self._spare is not None:
             spare, self._spare = self._spare, None
             self._spared.set()
@@ -205,7 +229,8 @@ class Worker:
         self._known_sources[load.version] = sources
         return sources
 
-    def _assignment(self, group: Group, copy: Copy) -> Assignment:
+    def _assignment(self, group: Group, copy: Copy, bearings: Bearings) -> Assignment:
+        manager = self._surroundings.manager()
         load, settings = group.load, self._settings.settings(group.load.model)
         return Assignment(
             runner=copy.id,
@@ -213,8 +238,8 @@ class Worker:
             model=load.model,
             number=load.number,
             version=load.version,
-            orchestrators=self._place.orchestrators,
-            manager=self._place.manager,
+            orchestrators=bearings.orchestrators,
+            manager=manager.address,
             cache_dir=self._place.cache_dir,
             threads=settings.threads or max(1, (os.cpu_count() or 1) // 2),
             memory_limit=self._settings.memory_limit,
@@ -222,7 +247,9 @@ class Worker:
             keep=2 * self._settings.max_runners,
             log_level=self._place.log_level,
             log_format=self._place.log_format,
-            manager_node=self._place.manager_node,
+            sources=group.sources,
+            ways=bearings.ways,
+            manager_node=manager.node,
             identity=self._place.identity,
         )
 
@@ -249,9 +276,9 @@ class Worker:
         copies = (copy for group in self._groups.values() for copy in group.copies)
         return next((copy for copy in copies if copy.id == runner), None)
 
-    def _spawn(self, work: Any) -> None:
+    def _spawn(self, work: Any) -> asyncio.Task[None]:
         assert self._tasks is not None
-        self._tasks.create_task(work)
+        return self._tasks.create_task(work)
 
     # --- memory ------------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,128 @@
+"""The files that this process may have open: every connection is one, and strangers open as many as they are let.
+
+Some are held back. When the others run short, this process's TCP listeners go deaf: the kernel drops who knocks, who
+knocks again a second later, and nobody is told anything. What was held back is free then, so that databases, models
+and logs can still be opened; connections that are there go on, and Unix sockets hear as before.
+"""
+
+import asyncio
+import contextlib
+import ctypes
+import logging
+import os
+import resource
+import socket
+import stat
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from tetherd.types import Seconds
+
+MOST: Final = 65536
+HELD: Final = 1024
+"""Files that are held back; less where fewer than four times as many may be open."""
+
+TICK: Final[Seconds] = 0.05
+
+_OPEN: Final = Path("/dev/fd")
+_COUNTED: Final = Path("/proc/self/fd")  # whose size is their number, since Linux 6.2
+_NOTHING: Final = (ctypes.c_uint64 * 1)(0x06)  # a filter of one instruction: return 0, take no byte of any packet
+_FILTER: Final = struct.pack("HP", 1, ctypes.addressof(_NOTHING))
+_ATTACH_FILTER: Final = 26
+_DETACH_FILTER: Final = 27
+
+_log = logging.getLogger("tetherd.files")
+
+
+class Share(NamedTuple):
+    """How many files may be open, and how many of them are held back."""
+
+    limit: int
+    held: int
+
+    def short(self, opened: int, *, already: bool) -> bool:
+        """Decide whether to let nobody in: from some number on, and until there are clearly fewer again."""
+        return opened >= self.limit - (2 * self.held if already else self.held + self.held // 2)
+
+
+def share() -> Share:
+    """Return what the host lets this process have."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    limit = MOST if hard == resource.RLIM_INFINITY else min(MOST, hard)
+    return Share(limit, min(HELD, limit // 4))
+
+
+def allow(whole: Share, *, held_back: bool = True) -> None:
+    """Let this process open what it may, but for what is held back."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (whole.limit - (whole.held if held_back else 0), hard))
+
+
+class Guard:
+    """Keeps what is held back. ``deaf``: whether the listeners hear nobody now."""
+
+    def __init__(self) -> None:
+        self._share = share()
+        self.deaf = False
+
+    async def run(self) -> None:
+        """Watch until cancelled."""
+        allow(self._share)
+        try:
+            while True:
+                await asyncio.sleep(TICK)
+                short = self._share.short(opened(), already=self.deaf)
+                if short != self.deaf:
+                    self._turn(short)
+        finally:
+            if self.deaf:
+                self._turn(False)
+
+    def _turn(self, deaf: bool) -> None:
+        """Be deaf, or hear again. Blocks for microseconds per open file."""
+        self.deaf = deaf
+        if deaf:
+            _log.warning("no file is left for connections: nobody is let in over TCP until some have ended")
+            allow(self._share, held_back=False)  # first, since going deaf takes files itself
+            _listeners(_ATTACH_FILTER, _FILTER)
+        else:
+            _listeners(_DETACH_FILTER, 0)
+            allow(self._share)
+
+
+def opened() -> int:
+    """Return how many files are open."""
+    with contextlib.suppress(OSError):
+        return _COUNTED.stat().st_size or sum(1 for _ in _OPEN.iterdir())
+    return 0
+
+
+def sockets() -> dict[int, int]:
+    """Return the open sockets of this process: file descriptors by inode."""
+    found = {}
+    with os.scandir(_OPEN) as entries:
+        for entry in entries:
+            with contextlib.suppress(OSError):  # closed meanwhile
+                status = os.fstat(number := int(entry.name))
+                if stat.S_ISSOCK(status.st_mode):
+                    found[status.st_ino] = number
+    return found
+
+
+@contextlib.contextmanager
+def borrowed(inode: int, number: int) -> Iterator[socket.socket]:
+    """Lend a socket that belongs to someone else. Raises OSError if it is not the one it was."""
+    with socket.socket(fileno=os.dup(number)) as copy:
+        if os.fstat(copy.fileno()).st_ino != inode:
+            raise OSError("another socket has taken its place")
+        yield copy
+
+
+def _listeners(option: int, value: Any) -> None:
+    """Set an option of every TCP listener that there is."""
+    for inode, number in sockets().items():
+        with contextlib.suppress(OSError), borrowed(inode, number) as found:
+            if found.family != socket.AF_UNIX and found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                found.setsockopt(socket.SOL_SOCKET, option, value)
