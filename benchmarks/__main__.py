@@ -28,12 +28,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 figures = dht.run(options.rounds, options.count)
             elif options.what == "bulk":
                 figures = bulk.run(folder, options.rounds)
-            elif options.what == "fleet":
-                figures = fleet.run(folder, options.rounds)
+            elif options.what in ("fleet", "garbage"):
+                figures = {"fleet": fleet, "garbage": garbage}[options.what].run(folder, options.rounds)
             elif options.what == "memory":
                 figures = memory.run(folder, options.cycles)
             else:
-                figures = {"failover": failover, "relay": relay, "garbage": garbage}[options.what].run(folder)
+                figures = {"failover": failover, "relay": relay}[options.what].run(folder)
         except (NotReady, WrongAnswer, OSError) as error:
             print(f"FAILED {error!r}" if isinstance(error, OSError) else f"FAILED {error}")
             return 1
@@ -71,7 +71,8 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--peers", nargs="*", choices=peers, default=peers, help="which peers take part (all)")
     verb.add_argument("--peers-only", action="store_true", help="leave Tether out")
     verbs.add_parser("failover", help="kill one of two runners under load")
-    verbs.add_parser("garbage", help="what 1,500 strangers at the door for other hosts cost a member")
+    verb = verbs.add_parser("garbage", help="what 1,500 strangers at each port cost an application")
+    verb.add_argument("--rounds", type=int, default=5)
     verbs.add_parser("relay", help="round trips and throughput of a relayed connection beside a direct one")
     verb = verbs.add_parser("memory", help="load and unload a model many times")
     verb.add_argument("--cycles", type=int, default=50)

@@ -81,6 +81,10 @@ class Pair:
             self._asks = self._caller.lane()
         return {worker.worker: worker.seen_ms_ago for worker in self._asks(GetFleet(), 10.0).workers}
 
+    def doors(self) -> dict[str, int]:
+        """Return the TCP ports at which other hosts reach the founder."""
+        return {key: int(self._ports[0][key].rpartition(":")[2]) for key in ("listen", "enrol", "bulk")}
+
     def wait(self, test: Callable[[], bool]) -> float:
         """Wait until something holds, and return for how many seconds."""
         began = time.monotonic()
@@ -129,7 +133,7 @@ def run(folder: Path, rounds: int) -> list[report.Figure]:
     tiny, large = build("tiny", folder / "models"), build("large", folder / "models")
     for place in ("wire", "pipe"):
         tether.prepare(folder / place, free_port(), [tiny, large], folder / "prepare.log")
-    with _pair(folder / "wire") as pair:
+    with pair_of(folder / "wire") as pair:
         pair.found()
         pair.start_worker()
         joined = _join(pair, large)
@@ -151,14 +155,15 @@ def _join(pair: Pair, work: Workload) -> float:
     token, requests = pair.token(), open_inference(work, "json", pair.port)
     began = time.monotonic()
     pair.ctl("back", "cluster", "join", stdin=token)
-    pair.wait(lambda: _served(requests))
+    pair.wait(lambda: served(requests))
     took = time.monotonic() - began
     check(requests, work.answers)
     say(f"{work.path.stat().st_size / 1e6:.0f} MB: served {took:.2f} s after the join began")
     return took
 
 
-def _served(requests: Requests) -> bool:
+def served(requests: Requests) -> bool:
+    """Tell whether the first request is answered."""
     try:
         ask(requests, 0)
     except (OSError, http.client.HTTPException, WrongAnswer):
@@ -173,7 +178,7 @@ def _ratio(pair: Pair, place: Path, work: Workload, rounds: int) -> float:
         tether.start(beside, place, port, {"preload": [work.name]}, split=True)
         asked = [open_inference(work, "json", one) for one in (pair.port, port)]
         for one in asked:
-            tether.wait(beside, lambda one=one: _served(one), place / "tether.log")  # type: ignore[misc]
+            tether.wait(beside, lambda one=one: served(one), place / "tether.log")  # type: ignore[misc]
             check(one, work.answers)
         bodies = asked[0].store(place / "bodies")
         for one in asked:
@@ -205,7 +210,7 @@ def _silence(place: Path) -> float:
     with _spaces() as inside:
         if not inside:
             return float("nan")
-        with _pair(place, inside, ADDRESSES) as pair:
+        with pair_of(place, inside, ADDRESSES) as pair:
             pair.found()
             pair.start_worker()
             pair.join()
@@ -221,9 +226,10 @@ def _silence(place: Path) -> float:
 
 
 @contextlib.contextmanager
-def _pair(
+def pair_of(
     place: Path, inside: Sequence[Sequence[str]] = ((), ()), hosts: Sequence[str] = ("127.0.0.1", "127.0.0.1")
 ) -> Iterator[Pair]:
+    """Lend two hosts, none of which was started yet."""
     with server() as front, server() as back:
         yield Pair(place, (front, back), inside, hosts)
 

@@ -1,101 +1,102 @@
-"""What strangers at the door for other hosts cost a member: its 99th percentile, and the server's memory and files.
+"""What strangers at each port of a host cost an application: its 99th percentile, and the host's memory and files.
 
-Strangers are a process that opens connections and sends noise, half a handshake or nothing, and holds what it is let
-hold. The member asks small questions at a steady pace, in quiet and among strangers by turns.
+A founder with all roles but the worker, and a worker that joined it: the application's requests pass the gateway's
+port and the one for other hosts. The strangers (``strangers.py``) come to one port after the other, and for comparison
+to one that nobody reads, since they need the same two cores as those whom they disturb.
 """
 
-import asyncio
 import contextlib
-import random
-import selectors
+import http.client
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median
 
-import msgspec
-
-from benchmarks import report
-from benchmarks.relay import nodes
+from benchmarks import report, tether
+from benchmarks.contenders import open_inference
+from benchmarks.fleet import pair_of, served
+from benchmarks.load import Requests, WrongAnswer
 from benchmarks.serving import free_port, say
-from benchmarks.tether import NotReady
-from tetherd.drivers import nng
-from tetherd.drivers.blocking import BlockingCaller
-from tetherd.drivers.clock import SystemClock
-from tetherd.drivers.door import Door
-from tetherd.drivers.rpc import Server
-from tetherd.policy.admission import Admission
-from tetherd.ports import Context
-from tetherd.types import Credentials
-from tetherd.wire.messages import FleetState, GetFleet
+from benchmarks.workloads import build
 
 STRANGERS = 1500
-ROUNDS = 5
+ARRIVING = 1.0
+"""Seconds within which they come."""
+
 SECONDS = 5.0
 PACE = 0.005
-SETTLE = 8.0
-MAX_MESSAGE = 4 << 20
+SETTLE = 15.0
+"""Seconds until a host has put away the last of them: no port holds a silent one for longer than ten."""
 
 
-class Member(msgspec.Struct):
-    """What the server's process is told: who it is, where it listens and who may come."""
-
-    credentials: Credentials
-    port: int
-    local: str
-    node: str
-
-
-def run(folder: Path) -> list[report.Figure]:
+def run(folder: Path, rounds: int) -> list[report.Figure]:
     """Measure, print the table and return the figures."""
-    server, member = nodes()
-    port = free_port()
-    with _serving(Member(server, port, f"ipc://{folder}/s", member.node)) as pid:
-        secret = nng.Secret(member, server.node)
-        caller = BlockingCaller(f"{nng.TLS}127.0.0.1:{port}", max_message=MAX_MESSAGE, secret=lambda: secret)
-        call = caller.lane()
-        _ask(call, 1.0)
-        weight, files = _weight(pid), _files(pid)
-        quiet, among = [], []
-        for turn in range(ROUNDS):
-            quiet.append(_ask(call, SECONDS))
-            with _strangers(port):
-                among.append(_ask(call, SECONDS))
-            time.sleep(1.0)
-            say(f"round {turn + 1} of {ROUNDS}: p99 {quiet[-1][1]:.3f} ms in quiet, {among[-1][1]:.3f} among strangers")
+    work = build("tiny", folder / "models")
+    tether.prepare(folder / "host", free_port(), [work], folder / "prepare.log")
+    with pair_of(folder / "host") as pair:
+        pair.found()
+        pair.start_worker()
+        pair.join()
+        requests = open_inference(work, "json", pair.port)
+        pair.wait(lambda: served(requests))
+        _ask(requests, 2.0)
+        host = pair.front.roots[0].pid
+        ports = {"gateway": pair.port, **pair.doors()}
+        weight, files = _weight(host), _files(host)
+        ratios: dict[str, list[tuple[float, float]]] = {name: [] for name in ports}
+        for turn in range(rounds):
+            for name, port in ports.items():
+                ratios[name].append(_round(requests, port))
+                say(f"round {turn + 1} of {rounds}, {name}: p99 x {ratios[name][-1][0]:.2f}")
         time.sleep(SETTLE)
-        grown, left = _weight(pid) - weight, _files(pid) - files
-        caller.close()
-    return _show(quiet, among, grown, left)
+        return _show(ratios, _weight(host) - weight, _files(host) - files)
 
 
-def _ask(call: object, seconds: float) -> tuple[float, float]:
-    """Ask at a steady pace; return the median and the 99th percentile of the round trips, ms."""
-    assert callable(call)
-    times, until = [], time.monotonic() + seconds
-    while (began := time.monotonic()) < until:
-        call(GetFleet(), 10.0)
-        took = time.monotonic() - began
-        times.append(1000 * took)
-        time.sleep(max(0.0, PACE - took))
-    times.sort()
-    return median(times), times[int(len(times) * 0.99)]
+def _round(requests: Requests, port: int) -> tuple[float, float]:
+    """Return the 99th percentile among strangers at a port, and at one of nobody's, as multiples of that in quiet."""
+    quiet = _ask(requests, SECONDS)
+    with socket.create_server(("127.0.0.1", 0), backlog=4096) as nobody, _strangers(nobody.getsockname()[1]) as come:
+        beside = _ask(requests, SECONDS, come)
+    with _strangers(port) as come:
+        among = _ask(requests, SECONDS, come)
+    return among / quiet, beside / quiet
 
 
-def _show(
-    quiet: list[tuple[float, float]], among: list[tuple[float, float]], grown: float, left: int
-) -> list[report.Figure]:
-    rows = [["", "p50 ms", "p99 ms"]]
-    for name, turns in (("in quiet", quiet), (f"among {STRANGERS} strangers", among)):
-        rows.append([name, f"{median(turn[0] for turn in turns):.3f}", f"{median(turn[1] for turn in turns):.3f}"])
+def _ask(requests: Requests, seconds: float, begin: Callable[[], None] = lambda: None) -> float:
+    """Ask at a steady pace on one connection; return the 99th percentile of the round trips, ms."""
+    link = http.client.HTTPConnection("127.0.0.1", requests.port, timeout=30.0)
+    with contextlib.closing(link):
+        link.connect()
+        begin()
+        times, until = [], time.monotonic() + seconds
+        while (began := time.monotonic()) < until:
+            link.request("POST", requests.path, requests.bodies[len(times) % len(requests.bodies)], requests.headers)
+            response = link.getresponse()
+            response.read()
+            if response.status != 200:
+                raise WrongAnswer(f"{requests.path} answered {response.status} among strangers")
+            times.append(time.monotonic() - began)
+            time.sleep(max(0.0, PACE - times[-1]))
+    return 1000 * sorted(times)[int(len(times) * 0.99)]
+
+
+def _show(ratios: dict[str, list[tuple[float, float]]], grown: float, left: int) -> list[report.Figure]:
+    rows = [["strangers at", "p99 x in quiet", "rounds", "at a port nobody reads"]]
+    for name, turns in ratios.items():
+        spread = f"{min(turn[0] for turn in turns):.2f} to {max(turn[0] for turn in turns):.2f}"
+        middle = [f"{median(turn[place] for turn in turns):.2f}" for place in (0, 1)]
+        rows.append([name, middle[0], spread, middle[1]])
     print(f"\n{report.table(rows)}")
-    ratio = median(loud[1] / calm[1] for calm, loud in zip(quiet, among, strict=True))
+    count = STRANGERS * sum(map(len, ratios.values()))
     figures = [
-        report.Figure("a member's p99 among strangers x in quiet", 1.2, False, ratio),
-        report.Figure(f"memory kept of {ROUNDS * STRANGERS} strangers, MB", 5.0, False, grown),
+        report.Figure(f"p99 among {STRANGERS} strangers at {name} x in quiet", 1.2, False, median(x[0] for x in turns))
+        for name, turns in ratios.items()
+    ]
+    figures += [
+        report.Figure(f"memory kept of {count} strangers, MB", 5.0, False, grown),
         report.Figure("files kept of them", 2.0, False, float(left)),
     ]
     print(f"\n{report.promises(figures)}")
@@ -111,80 +112,18 @@ def _files(pid: int) -> int:
     return len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
 
-# --- the other processes ---------------------------------------------------------------------------------------------
+# --- strangers -------------------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
-def _serving(member: Member) -> Iterator[int]:
-    command = [sys.executable, "-m", "benchmarks.garbage", "serve"]
+def _strangers(port: int) -> Iterator[Callable[[], None]]:
+    """Have strangers stand ready, and lend what makes them come."""
+    command = [sys.executable, "-m", "benchmarks.strangers", str(port), str(STRANGERS), str(ARRIVING)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
         assert child.stdin
         assert child.stdout
-        child.stdin.write(msgspec.json.encode(member) + b"\n")
-        child.stdin.flush()
-        if child.stdout.readline() != b"ready\n":
-            raise NotReady("the server did not start")
+        child.stdout.readline()
         try:
-            yield child.pid
+            yield child.stdin.close
         finally:
             child.kill()
-
-
-@contextlib.contextmanager
-def _strangers(port: int) -> Iterator[None]:
-    with subprocess.Popen([sys.executable, "-m", "benchmarks.garbage", "attack", str(port)]) as child:
-        try:
-            yield
-        finally:
-            child.kill()
-
-
-async def _serve(member: Member) -> None:
-    async def answer(_: GetFleet, __: Context) -> FleetState:
-        return FleetState([], [], [])
-
-    roster = {member.node: ("worker",), member.credentials.node: ("orchestrator",)}
-    address = f"{nng.TLS}127.0.0.1:{member.port}"
-    door = Door([address], member.credentials, Admission(roster.get), SystemClock())
-    server = Server(
-        member.local, {GetFleet: answer}, clock=SystemClock(), max_message=MAX_MESSAGE, lost=lambda _: None, door=door
-    )
-    await server.run(lambda: print("ready", flush=True))
-
-
-def _attack(port: int) -> None:
-    """Open connections one after the other, a third of them noisy, and hold them until they are ended."""
-    noise, held = random.Random(port), selectors.DefaultSelector()
-    words = (noise.randbytes(300), b"\x16\x03\x01\x02\x00\x01\x00", b"")
-    for number in range(STRANGERS):
-        stranger = socket.socket()
-        stranger.setblocking(False)
-        stranger.connect_ex(("127.0.0.1", port))
-        held.register(stranger, selectors.EVENT_WRITE, words[number % len(words)])
-        if number % 10 == 0:
-            _attend(held, 0.01)
-    while held.get_map():
-        _attend(held, 1.0)
-
-
-def _attend(held: selectors.BaseSelector, patience: float) -> None:
-    for key, ready in held.select(patience):
-        stranger: socket.socket = key.fileobj  # type: ignore[assignment]
-        try:
-            if ready & selectors.EVENT_WRITE:
-                stranger.send(key.data)
-                held.modify(stranger, selectors.EVENT_READ)
-            elif stranger.recv(4096):
-                continue
-            else:
-                raise ConnectionResetError
-        except OSError:
-            held.unregister(stranger)
-            stranger.close()
-
-
-if __name__ == "__main__":
-    if sys.argv[1] == "serve":
-        asyncio.run(_serve(msgspec.json.decode(sys.stdin.buffer.readline(), type=Member)))
-    else:
-        _attack(int(sys.argv[2]))

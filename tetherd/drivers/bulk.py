@@ -7,10 +7,8 @@ costs nothing; bytes are read and encrypted on threads, where they hold up nobod
 
 import asyncio
 import contextlib
-import errno
 import logging
 import re
-import socket
 import ssl
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -23,11 +21,10 @@ import msgspec
 from tetherd.drivers.drafts import Draft, Drafts
 from tetherd.drivers.heads import Request, parse
 from tetherd.drivers.mutual import peer
+from tetherd.drivers.reception import HANDSHAKE, Reception, drop, until
 from tetherd.errors import (
-    BadConfig,
     BlobNotFound,
     HeadersTooLarge,
-    InUse,
     MethodNotAllowed,
     RouteNotFound,
     TetherError,
@@ -41,10 +38,7 @@ from tetherd.wire.ranges import byte_range
 
 R = TypeVar("R")
 
-_HALF_OPEN: Final = 256
 _SENDERS: Final = 16
-_BACKLOG: Final = 1024
-_BREATH: Final[Seconds] = 0.1
 _MAX_HEAD: Final = 8192
 _PIECE: Final = 256 * 1024
 _PATH: Final = re.compile(r"/blobs/(sha256:[0-9a-f]{64})(/chunks)?")
@@ -85,7 +79,7 @@ class Limits(msgspec.Struct, frozen=True):
 
     connections: int = 512
     per_node: int = 16
-    handshake: Seconds = 2.0
+    handshake: Seconds = HANDSHAKE
     head: Seconds = 5.0
     idle: Seconds = 15.0
     stall: Seconds = 10.0
@@ -111,36 +105,29 @@ class BulkServer:
         admit: Callable[[str], None],
         limits: Limits = _LIMITS,
     ) -> None:
-        self.address = ""
-        self._listen = listen
+        self._reception = Reception(listen, "cluster.bulk", context, self._serve, limits.handshake)
         self._shelf = shelf
         self._drafts = drafts
-        self._context = context
         self._admit = admit
         self._limits = limits
         self._senders = ThreadPoolExecutor(_SENDERS, "bulk")
-        self._greeting: dict[ssl.SSLSocket, None] = {}  # in the order they came
         self._nodes: Counter[str] = Counter()
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Listen, call ``ready``, and serve until cancelled. Raises InUse or BadConfig."""
-        with contextlib.closing(_listener(self._listen)) as listener:
-            host, port = listener.getsockname()[:2]
-            self.address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-            ready()
-            try:
-                async with asyncio.TaskGroup() as group:
-                    while True:
-                        raw = await _accept(listener)
-                        group.create_task(self._serve(raw))
-            finally:
-                self._senders.shutdown(wait=False, cancel_futures=True)
+        try:
+            await self._reception.run(ready)
+        finally:
+            self._senders.shutdown(wait=False, cancel_futures=True)
 
-    async def _serve(self, raw: socket.socket) -> None:
-        connection = self._context().wrap_socket(raw, server_side=True, do_handshake_on_connect=False)
+    @property
+    def address(self) -> str:
+        """Where it listens, once it does."""
+        return self._reception.address
+
+    async def _serve(self, connection: ssl.SSLSocket) -> None:
         node = ""
         try:
-            await self._greet(connection)
             node = peer(connection)
             self._admit(node)
             with self._counted(node):
@@ -149,8 +136,6 @@ class BulkServer:
             _log.info("closed a connection", extra={"peer": node, "reason": error.message})
         except (OSError, TimeoutError) as error:
             _log.debug("lost a connection", extra={"peer": node, "reason": str(error) or "too slow"})
-        finally:
-            connection.close()
 
     @contextlib.contextmanager
     def _counted(self, node: str) -> Iterator[None]:
@@ -161,17 +146,6 @@ class BulkServer:
             yield
         finally:
             self._nodes -= Counter([node])
-
-    async def _greet(self, connection: ssl.SSLSocket) -> None:
-        """Shake hands; when too many are at it, the one that has tried the longest is dropped."""
-        if len(self._greeting) >= _HALF_OPEN:
-            _drop(next(iter(self._greeting)))
-        self._greeting[connection] = None
-        try:
-            async with asyncio.timeout(self._limits.handshake):
-                await _until(connection, connection.do_handshake)
-        finally:
-            del self._greeting[connection]
 
     async def _attend(self, connection: ssl.SSLSocket, node: str) -> None:
         """Answer one request after the other until the peer has no more, or makes no sense."""
@@ -199,7 +173,7 @@ class BulkServer:
             if len(received) > _MAX_HEAD:
                 raise HeadersTooLarge(f"the request has more than {_MAX_HEAD} bytes of headers")
             async with asyncio.timeout(patience):
-                data = await _until(connection, lambda: connection.recv(_MAX_HEAD))
+                data = await until(connection, lambda: connection.recv(_MAX_HEAD))
             if not data:
                 return None
             received += data
@@ -214,7 +188,7 @@ class BulkServer:
         try:
             return await asyncio.shield(work)
         except asyncio.CancelledError:
-            _drop(connection)
+            drop(connection)
             await asyncio.wait([work])
             raise
 
@@ -270,66 +244,6 @@ class BulkServer:
                 at += len(data)
         finally:
             connection.setblocking(False)
-
-
-def _listener(address: str) -> socket.socket:
-    host, _, port = address.rpartition(":")
-    host = host.strip("[]")
-    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.setblocking(False)
-        listener.bind((host, int(port)))
-        listener.listen(_BACKLOG)
-    except OSError as error:
-        listener.close()
-        kind = InUse if error.errno == errno.EADDRINUSE else BadConfig
-        raise kind(
-            f"cannot listen on {address}: {error.strerror or error}", fix="stop what uses it, or set another address"
-        ) from None
-    return listener
-
-
-async def _accept(listener: socket.socket) -> socket.socket:
-    while True:
-        try:
-            connection, _ = await asyncio.get_running_loop().sock_accept(listener)
-        except OSError as error:  # no descriptors are left, or the peer has gone already
-            _log.warning("could not accept a connection", extra={"reason": error.strerror})
-            await asyncio.sleep(_BREATH)
-            continue
-        connection.setblocking(False)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return connection
-
-
-async def _until(connection: ssl.SSLSocket, act: Callable[[], R]) -> R:
-    """Do what needs no thread as often as the connection asks for it."""
-    loop = asyncio.get_running_loop()
-    while True:
-        try:
-            return act()
-        except ssl.SSLWantReadError:
-            await _next(connection, loop.add_reader, loop.remove_reader)
-        except ssl.SSLWantWriteError:
-            await _next(connection, loop.add_writer, loop.remove_writer)
-
-
-async def _next(connection: socket.socket, watch: Callable[..., None], unwatch: Callable[..., Any]) -> None:
-    """Wait until the connection is what ``watch`` watches for."""
-    event = asyncio.Event()
-    watch(connection, event.set)
-    try:
-        await event.wait()
-    finally:
-        unwatch(connection)
-
-
-def _drop(connection: ssl.SSLSocket) -> None:
-    """End a connection that somebody else is still using, so that they notice."""
-    with contextlib.suppress(OSError):
-        # Not SSLSocket.shutdown: that makes later sends of the other user go out unencrypted.
-        socket.socket.shutdown(connection, socket.SHUT_RDWR)
 
 
 def _refusal(error: TetherError) -> Answer:

@@ -4,27 +4,24 @@ Each connection carries one request within bounds of size and time. Who fails to
 """
 
 import asyncio
-import contextlib
-import errno
 import hashlib
 import http
 import logging
-import socket
 import ssl
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import Final, TypeAlias, TypeVar
+from typing import Final, TypeVar
+from weakref import WeakKeyDictionary
 
 import msgspec
 
 from tetherd.drivers import mutual
 from tetherd.drivers.authority import NetworkAuthority
+from tetherd.drivers.reception import Reception, until
 from tetherd.errors import (
     MALFORMED,
-    BadConfig,
     Internal,
-    InUse,
     InvalidInput,
     MethodNotAllowed,
     QueueFull,
@@ -38,10 +35,7 @@ from tetherd.wire import problem
 from tetherd.wire.enrolment import JOIN, MAX_REQUEST, NETWORK, RENEW, Greeting, JoinRequest, RenewRequest
 
 T = TypeVar("T")
-Reader: TypeAlias = asyncio.StreamReader
-Writer: TypeAlias = asyncio.StreamWriter
 
-HANDSHAKE: Final[Seconds] = 2.0
 PATIENCE: Final[Seconds] = 5.0
 """How long one request may take to arrive, and its answer to be taken."""
 
@@ -96,60 +90,45 @@ class EnrolmentServer:
         self._admitted = admitted
         self._failures = Failures()
         self._open = 0
-        self._renewed = asyncio.Event()
+        self._leaves: WeakKeyDictionary[ssl.SSLContext, bytes] = WeakKeyDictionary()
         self.show(credentials)
 
     def show(self, credentials: Credentials) -> None:
         """Show this certificate to who connects from now on."""
         self._context = mutual.listening(credentials)
         self._context.verify_mode = ssl.CERT_NONE  # who has a certificate already need not join
-        self._leaf = leaf_digest(credentials.chain_pem)
-        self._renewed.set()
+        self._leaves[self._context] = leaf_digest(credentials.chain_pem)
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Serve until cancelled. Raises InUse, BadConfig."""
-        with _listen(self._listen) as listener:
-            ready()
-            while True:
-                self._renewed.clear()
-                # What is asked over a connection is proven about the certificate that it was opened with.
-                meet = partial(self._meet, leaf=self._leaf)
-                # The listener itself stays open: who connects in between waits for the next round.
-                server = await asyncio.start_server(
-                    meet, sock=listener.dup(), ssl=self._context, ssl_handshake_timeout=HANDSHAKE, limit=MAX_HEAD
-                )
-                try:
-                    await self._renewed.wait()
-                finally:
-                    server.close()
+        await Reception(self._listen, "cluster.enrol", lambda: self._context, self._meet).run(ready)
 
-    async def _meet(self, reader: Reader, writer: Writer, leaf: bytes) -> None:
-        address = str(writer.get_extra_info("peername")[0])
+    async def _meet(self, connection: ssl.SSLSocket) -> None:
+        address = ""
         self._open += 1
         try:
+            address = str(connection.getpeername()[0])
             async with asyncio.timeout(PATIENCE):
-                status, body = await self._reply(reader, address, leaf)
-                writer.write(_head(status, len(body)) + body)
-                await writer.drain()
+                status, body = await self._reply(connection, address)
+                await _send(connection, _head(status, len(body)) + body)
         except (TimeoutError, OSError):
             _log.debug("a connection ended early", extra={"address": address})
         finally:
             self._open -= 1
-            writer.close()
-            with contextlib.suppress(OSError):
-                await writer.wait_closed()
 
-    async def _reply(self, reader: Reader, address: str, leaf: bytes) -> tuple[int, bytes]:
+    async def _reply(self, connection: ssl.SSLSocket, address: str) -> tuple[int, bytes]:
         try:
             self._check_load(address)
-            method, path, body = await _request(reader)
-            return 200, msgspec.json.encode(await self._answer(method, path, body, leaf))
+            method, path, body = await _request(connection)
+            # What is asked over a connection is proven about the certificate that it was opened with.
+            answer = await self._answer(method, path, body, self._leaves[connection.context])
+            return 200, msgspec.json.encode(answer)
         except TetherError as error:
             if not isinstance(error, QueueFull):
                 self._failures.add(address, self._clock.monotonic())
             _log.warning("refused: %s", error.message, extra={"code": error.code, "address": address})
             return error.status, problem.document(error)
-        except (OSError, asyncio.IncompleteReadError, TimeoutError):
+        except (OSError, TimeoutError):
             self._failures.add(address, self._clock.monotonic())
             raise OSError("the request did not come whole") from None
         except Exception:
@@ -185,19 +164,6 @@ class EnrolmentServer:
         return admission
 
 
-def _listen(address: str) -> socket.socket:
-    host, _, port = address.rpartition(":")
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        listener = socket.create_server((host.strip("[]"), int(port)), family=family, backlog=MAX_CONNECTIONS)
-    except OSError as error:
-        kind = InUse if error.errno == errno.EADDRINUSE else BadConfig
-        fix = "stop what uses it, or set cluster.enrol"
-        raise kind(f"cannot listen on {address}: {error.strerror or error}", fix=fix) from None
-    listener.setblocking(False)
-    return listener
-
-
 def leaf_digest(chain_pem: str) -> bytes:
     """Return the SHA-256 of a chain's first certificate, which proofs of who connected to it are about."""
     end = "-----END CERTIFICATE-----"
@@ -209,12 +175,22 @@ def _head(status: int, length: int) -> bytes:
     return "\r\n".join((*lines, f"Content-Length: {length}", "Connection: close", "", "")).encode()
 
 
-async def _request(reader: Reader) -> tuple[str, str, bytes]:
+async def _request(connection: ssl.SSLSocket) -> tuple[str, str, bytes]:
     """Return method, path and body of one request. Raises InvalidInput, TooLarge, OSError."""
-    try:
-        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-    except asyncio.LimitOverrunError:
-        raise TooLarge(f"a request's head has at most {MAX_HEAD} bytes") from None
+    received = bytearray()
+    while (end := received.find(b"\r\n\r\n")) < 0 and len(received) <= MAX_HEAD:
+        received += await _receive(connection)
+    if not 0 <= end <= MAX_HEAD:
+        raise TooLarge(f"a request's head has at most {MAX_HEAD} bytes")
+    method, path, length = _opening(received[:end].decode("latin-1"))
+    body = received[end + 4 :]
+    while len(body) < length:
+        body += await _receive(connection)
+    return method, path, bytes(body[:length])
+
+
+def _opening(head: str) -> tuple[str, str, int]:
+    """Return method, path and how long the body is. Raises InvalidInput, TooLarge."""
     first, *lines = head.split("\r\n")
     words = first.split(" ")
     if len(words) != 3 or not words[2].startswith("HTTP/1."):
@@ -227,7 +203,20 @@ async def _request(reader: Reader) -> tuple[str, str, bytes]:
         raise InvalidInput("the Content-Length is not a number of bytes")
     if int(length) > MAX_REQUEST:
         raise TooLarge(f"a request has at most {MAX_REQUEST} bytes")
-    return words[0], words[1], await reader.readexactly(int(length))
+    return words[0], words[1], int(length)
+
+
+async def _receive(connection: ssl.SSLSocket) -> bytes:
+    data = await until(connection, lambda: connection.recv(MAX_HEAD))
+    if not data:
+        raise ConnectionResetError("the peer has gone")
+    return data
+
+
+async def _send(connection: ssl.SSLSocket, data: bytes) -> None:
+    left = memoryview(data)
+    while left:
+        left = left[await until(connection, partial(connection.send, left)) :]
 
 
 def _decode(body: bytes, kind: type[T]) -> T:

@@ -5,13 +5,13 @@ them.
 """
 
 import contextlib
-import ctypes
 import socket
 import time
 from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from typing import Final, TypeAlias
 
+from tetherd.drivers import memory
 from tetherd.drivers.descriptors import borrowed, sockets
 from tetherd.types import Seconds
 
@@ -20,9 +20,6 @@ PATIENCE: Final[Seconds] = 5.0
 
 MOST: Final = 64
 """Handshakes under way beyond this: the oldest are ended before their time, unless they have only just begun."""
-
-MANY: Final = 256
-"""Handshakes that were ended at once, after which the memory they took is given back to the host."""
 
 _YOUNG: Final[Seconds] = 1.0  # when all of a large network comes back at once, none is ended that makes progress
 _AT_ONCE: Final = 8
@@ -50,7 +47,7 @@ class Handshakes:
         self._pause = pause
         self._known: dict[int, Remote | None] = {}  # by inode; None = not to one of the ports
         self._since: dict[int, Seconds] = {}  # by inode, the oldest first
-        self._owed = 0
+        self._debt = memory.Debt()
 
     def sweep(self, now: Seconds, established: AbstractSet[Remote]) -> int:
         """End the handshakes that take too long or are too many; return how many were ended.
@@ -68,11 +65,9 @@ class Handshakes:
             ended += _end(inode, files[inode])
             if ended % _AT_ONCE == 0:
                 self._pause(_BREATH)
-        self._owed += ended
-        if self._owed >= MANY and not ended:
-            self._owed = 0
-            with contextlib.suppress(AttributeError):  # not glibc
-                ctypes.CDLL(None).malloc_trim(0)  # tens of kilobytes each, in pieces that no other request fits into
+        self._debt.add(ended)
+        if not ended and self._debt.due():
+            memory.give_back()
         return ended
 
     def _late(self, now: Seconds) -> list[int]:

@@ -1,6 +1,5 @@
 """Executes one ONNX model with ONNX Runtime. Imported only where models run, never by the daemon's other roles."""
 
-import contextlib
 import ctypes
 import time
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any, Final
 import numpy as np
 import onnxruntime as ort
 
+from tetherd.drivers import memory
 from tetherd.drivers.onnx_words import is_refusal, plain
 from tetherd.errors import DeadlineExceeded, ExecutionFailed, InvalidInput, ModelLoadFailed
 from tetherd.types import Seconds, Signature, Tensor
@@ -72,9 +72,7 @@ class OnnxEngine:
     def close(self) -> None:
         """Give the model's memory back to the host."""
         self._session = None
-        # The C library keeps freed blocks of up to 32 MiB for its next caller, who may never come.
-        with contextlib.suppress(AttributeError):  # glibc's own; others give freed memory back by themselves
-            ctypes.CDLL(None).malloc_trim(0)
+        memory.give_back()  # of blocks of up to 32 MiB nothing is given back by itself
 
     def _run(self, feeds: dict[str, Any], budget: Seconds) -> list[Any]:
         options = self._options
