@@ -1,3 +1,5 @@
+from typing import Any
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -9,10 +11,10 @@ from tetherd.policy.membership import (
     RETRY,
     WARN,
     Standing,
-    anchors,
     dialable,
     duties,
     find,
+    foundations,
     hosts,
     renewal,
     retry,
@@ -87,16 +89,19 @@ def test_who_is_dialled_for_a_role() -> None:
     assert dialable(roster, ME.node) == {FOUNDER.node: ("h:1",), SECOND.node: ("h:2",)}
 
 
-def test_what_a_composition_rests_on_changes_with_the_nodes_it_calls_and_no_others() -> None:
-    before = anchors(standing(FOUNDER), ("gateway",))
-    assert before == anchors(standing(FOUNDER, SECOND, MUTE), ("gateway",))
-    assert before != anchors(standing(SECOND), ("gateway",))
-    assert before != anchors(standing(msgspec.structs.replace(FOUNDER, addresses=("h:9",))), ("gateway",))
-    worker = anchors(standing(FOUNDER), ("worker",))
-    assert worker == anchors(standing(FOUNDER, MUTE), ("worker",))
-    assert worker != anchors(standing(FOUNDER, SECOND), ("worker",))  # it serves every orchestrator
-    assert anchors(standing(FOUNDER, SECOND), ("orchestrator", "worker", "manager")) != []
-    assert anchors(standing(SECOND), ("orchestrator", "manager")) == []
+def test_what_a_composition_rests_on_is_not_where_others_are_nor_which() -> None:
+    def rests(*members: Member, roles: tuple[RoleName, ...]) -> Any:
+        return foundations(standing(*members).roster, roles, ME.node)
+
+    elsewhere = msgspec.structs.replace(FOUNDER, addresses=("h:9",))
+    roles: tuple[RoleName, ...]
+    for roles in (("gateway",), ("worker",)):
+        assert rests(FOUNDER, roles=roles) == rests(elsewhere, roles=roles)
+        assert rests(FOUNDER, roles=roles) == rests(FOUNDER, SECOND, MUTE, roles=roles)
+        assert rests(roles=roles) == rests(GONE, MUTE, roles=roles)
+        assert rests(FOUNDER, roles=roles) != rests(roles=roles)
+    assert rests(FOUNDER, roles=("manager",)) == rests(elsewhere, SECOND, roles=("manager",))
+    assert rests(FOUNDER, roles=("manager",)) != rests(SECOND, roles=("manager",)), "it follows another one"
 
 
 def test_a_revoked_node_has_no_place() -> None:

@@ -292,7 +292,9 @@ async def test_a_daemon_is_composed_anew_only_when_that_matters() -> None:
     await founder.membership.change(B, labels={"rack": "7"}, name="c", roles=("gateway",))
     assert founder.compositions == 0
     await worker.membership.change(A, addresses=("h:2",))
-    assert worker.compositions == 1
+    assert worker.compositions == 0, "where others are it finds out as it runs"
+    await worker.membership.change(A, addresses=())
+    assert worker.compositions == 1, "nobody is left to call"
     await worker.membership.change(B, roles=("worker", "manager"))
     assert worker.compositions == 1, "its configuration knows no manager"
     await worker.membership.change(B, roles=())

@@ -101,22 +101,15 @@ def dialable(roster: Roster, me: str) -> dict[str, tuple[str, ...]]:
     }
 
 
-def anchors(standing: Standing, roles: Collection[RoleName]) -> list[tuple[str, tuple[str, ...]]]:
-    """Return what a host's composition rests on besides its own roles: the nodes whose roles it calls, and where.
+def foundations(roster: Roster, roles: Collection[RoleName], me: str) -> tuple[tuple[bool, ...], str]:
+    """Return what a host's composition rests on besides its own roles.
 
-    A worker serves every orchestrator.
+    That is whether anybody has the roles that it calls, and whom its manager follows. Who they are and where, it finds
+    out as it runs: what its clients wait for does not end because somebody else came, went or moved.
     """
-    roster, me = standing.roster, standing.node
-    called: list[Member] = []
-    for role in CALLED:
-        found = hosts(roster, role, me)
-        if role == "orchestrator" and "worker" in roles:
-            called += found
-        elif role not in roles:
-            called += found[:1]
-    if "manager" in roles and (first := primary(roster)) and first.node != me:
-        called.append(first)
-    return [(each.node, each.addresses[:1]) for each in called]
+    there = tuple(bool(hosts(roster, role, me)) for role in CALLED if role not in roles)
+    first = primary(roster) if "manager" in roles else None
+    return there, first.node if first and first.node != me else ""
 
 
 def spent(roster: Roster, lagging: Collection[str], now: Seconds) -> bool:

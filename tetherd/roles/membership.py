@@ -227,7 +227,9 @@ class Membership:
     def _foundations(self) -> Any:
         """Return what the daemon's composition rests on."""
         standing = self.standing
-        return standing and (self.roles, standing.me is None, policy.anchors(standing, self.roles))
+        if standing is None:
+            return None
+        return self.roles, standing.me is None, policy.foundations(standing.roster, self.roles, standing.node)
 
     def _require(self) -> Standing:
         if self.standing is None:
