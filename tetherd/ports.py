@@ -408,8 +408,12 @@ class Papers(Protocol):
         """Found a network of that name on this host, which gets ``roles`` in it. Raises Conflict."""
         ...
 
-    def join(self, token: JoinToken) -> Standing:
-        """Join with a token. Raises Conflict, PinMismatch, WrongNetwork, ClockSkew, Unreachable, TokenExpired, ..."""
+    def join(self, token: JoinToken, consent: Callable[[tuple[RoleName, ...]], None]) -> Standing:
+        """Join with a token. Raises Conflict, PinMismatch, WrongNetwork, ClockSkew, Unreachable, TokenExpired, ...
+
+        ``consent`` is given the roles that the network grants; where it raises, nothing of it is kept here, and this
+        host may ask again with the same token.
+        """
         ...
 
     def renew(self) -> Standing:

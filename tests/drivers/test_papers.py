@@ -12,7 +12,7 @@ from tetherd.drivers import durable, keys
 from tetherd.drivers.clock import SystemClock
 from tetherd.drivers.enrolment import EnrolmentServer
 from tetherd.drivers.papers import DiskPapers
-from tetherd.errors import BadRoster, Conflict, NodeNotFound, NotInNetwork, Revoked, Unreachable
+from tetherd.errors import BadRoster, Conflict, InUse, NodeNotFound, NotInNetwork, Revoked, Unreachable
 from tetherd.policy.membership import Standing
 from tetherd.types import RoleName
 
@@ -61,7 +61,7 @@ class Founder:
     async def join(self, host: DiskPapers, role: RoleName = "worker") -> Standing:
         token = self.papers.invite((role,), 60.0, "")
         async with self.open():
-            standing = await asyncio.to_thread(host.join, token)
+            standing = await asyncio.to_thread(host.join, token, lambda _: None)
         self.papers.publish()
         return standing
 
@@ -110,7 +110,22 @@ async def test_a_host_joins_renews_and_stays(founder: Founder, tmp_path: Path) -
     assert loaded is not None
     assert loaded.credentials == renewed.credentials
     with pytest.raises(Conflict):
-        host.join(founder.papers.invite(("worker",), 60.0, ""))
+        host.join(founder.papers.invite(("worker",), 60.0, ""), lambda _: None)
+
+
+async def test_a_host_that_cannot_do_what_it_is_let_in_for_keeps_nothing(founder: Founder, tmp_path: Path) -> None:
+    def refuse(granted: tuple[RoleName, ...]) -> None:
+        raise InUse(f"{granted}")
+
+    token, host = founder.papers.invite(("manager",), 60.0, ""), papers(tmp_path, "b")
+    async with founder.open():
+        with pytest.raises(InUse, match="manager"):
+            await asyncio.to_thread(host.join, token, refuse)
+        assert host.load() is None
+        assert papers(tmp_path, "b").load() is None
+        standing = await asyncio.to_thread(host.join, token, lambda _: None)
+    assert standing.me is not None
+    assert standing.me.roles == ("manager",)
 
 
 async def test_joining_that_a_crash_interrupted_is_repeated_with_the_same_token(
@@ -118,10 +133,10 @@ async def test_joining_that_a_crash_interrupted_is_repeated_with_the_same_token(
 ) -> None:
     token = founder.papers.invite(("worker",), 60.0, "")
     async with founder.open():
-        first = await asyncio.to_thread(papers(tmp_path, "b").join, token)
+        first = await asyncio.to_thread(papers(tmp_path, "b").join, token, lambda _: None)
         (tmp_path / "b" / "identity" / keys.NETWORK).unlink()
         (tmp_path / "b" / "identity" / keys.CERTIFICATE).unlink()
-        second = await asyncio.to_thread(papers(tmp_path, "b").join, token)
+        second = await asyncio.to_thread(papers(tmp_path, "b").join, token, lambda _: None)
     assert second.node == first.node
     assert second.roster.epoch == first.roster.epoch
 

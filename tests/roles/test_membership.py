@@ -2,7 +2,7 @@
 
 import asyncio
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -60,7 +60,8 @@ class Papers:
         founder = Member(node=self.node, name="a", roles=roles, addresses=("h:1",))
         return self.stand(roster_of(founder), founder=True)
 
-    def join(self, token: JoinToken) -> Standing:
+    def join(self, token: JoinToken, consent: Callable[[tuple[RoleName, ...]], None]) -> Standing:
+        consent(("worker",))
         return self.stand(roster_of(FOUNDER, Member(node=self.node, name="b", roles=("worker",)), epoch=2))
 
     def renew(self) -> Standing:

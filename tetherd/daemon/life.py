@@ -1,11 +1,9 @@
 """The life of a daemon: it serves what it is composed of, and is composed anew as its place in the network changes."""
 
 import asyncio
-import errno
 import gc
 import random
-import socket
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any, Final
 
@@ -16,10 +14,11 @@ from tetherd.drivers.clock import SystemClock
 from tetherd.drivers.descriptors import Guard
 from tetherd.drivers.http import Application, HttpServer
 from tetherd.drivers.interfaces import own_addresses
+from tetherd.drivers.occupied import Listener, check
 from tetherd.drivers.papers import DiskPapers
-from tetherd.errors import BadConfig, InUse
+from tetherd.policy.membership import DIALABLE
 from tetherd.roles.membership import Membership
-from tetherd.types import Seconds
+from tetherd.types import RoleName, Seconds
 
 CHANGE: Final[Seconds] = 10.0
 """How long requests in flight may take when the daemon is composed anew."""
@@ -68,7 +67,7 @@ async def serve(config: Config, *, ready: Callable[[], None]) -> None:
         clock=clock,
         chance=random.random,
         recompose=recompose,
-        preflight=partial(_check_ports, config.cluster),
+        preflight=partial(_check_ports, config),
     )
     control = HttpServer(
         app=switch, settings=config.gateway, control=config.control if config.control.enabled else None
@@ -145,16 +144,17 @@ def _papers(config: Config, clock: SystemClock) -> DiskPapers:
     )
 
 
-def _check_ports(cluster: Cluster) -> None:
-    """Raise InUse or BadConfig where a founder could not listen, before there is a network that needs it."""
-    for key, listen in (("listen", cluster.listen), ("enrol", cluster.enrol)):
-        host, port = addresses.split(listen)
-        try:
-            socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
-        except OSError as error:
-            kind = InUse if error.errno == errno.EADDRINUSE else BadConfig
-            message = f"cannot listen on {listen}: {error.strerror or error}"
-            raise kind(message, fix=f"stop what uses it, or set cluster.{key}") from None
+def _check_ports(config: Config, roles: Collection[RoleName], founder: bool) -> None:
+    """Raise InUse or BadConfig where a host with these roles could not listen, before a network counts on it."""
+    cluster = config.cluster
+    wanted = [
+        (bool(DIALABLE.intersection(roles)), Listener("cluster.listen", cluster.listen)),
+        (founder, Listener("cluster.enrol", cluster.enrol)),
+        ("manager" in roles, Listener("cluster.bulk", cluster.bulk)),
+        ("relay" in roles, Listener("relay.listen", config.relay.listen)),
+        (cluster.dht and bool(DIALABLE.intersection(roles)), Listener("cluster.udp", cluster.udp, datagrams=True)),
+    ]
+    check(listener for needed, listener in wanted if needed)
 
 
 def _reachable(cluster: Cluster, listen: str) -> tuple[str, ...]:

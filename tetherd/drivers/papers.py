@@ -4,7 +4,7 @@ Implements ports.Papers. What a crash interrupts can be done again: the key, the
 """
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ class DiskPapers:
         self._authority_directory = state / "authority"
         self._identity = Identity(self.directory)
         self._name = name
+        self._own = (addresses, enrol)
         self._addresses = addresses[:MAX_ADDRESSES]
         self._enrol = enrol[:MAX_ADDRESSES]
         self._clock = clock
@@ -76,11 +77,14 @@ class DiskPapers:
             root = signing.certificates(authority.roots)[0]
             return self._settle(admission, network_id(signing.spki_digest(root)), "".join(authority.roots))
 
-    def join(self, token: JoinToken) -> Standing:
+    def join(self, token: JoinToken, consent: Callable[[tuple[RoleName, ...]], None]) -> Standing:
         """Join with a token; see ports.Papers."""
         with self._lock:
             self._check_free()
             admission, root = self._applicant().join(token)
+            node = key_digest(self._identity.key().public_key()).hex()
+            me = joining.check(admission, node, token.network, root).member(node)
+            consent(me.roles if me else ())
             return self._settle(admission, token.network, root)
 
     def renew(self) -> Standing:
@@ -151,6 +155,19 @@ class DiskPapers:
         self._require_authority().retire(self._clock.wall())
         return self.publish()
 
+    def reach(self, address: str, enrol: str) -> Standing:
+        """Be reached at these places too; see ports.Papers."""
+        with self._lock:
+            self._require()
+            home = self._identity.home()
+            assert home is not None
+            self._addresses, self._enrol = (_with(*each) for each in zip(self._own, (address, enrol), strict=True))
+            if self.authority is None:
+                return self._stand(home, self._identity.roster())  # its certificate's renewal tells the others
+            self.authority.enrol = self._enrol
+            self.authority.move(home.node, self._addresses, self._clock.wall())
+            return self.publish()
+
     def publish(self) -> Standing:
         """Take over what the authority on this host has decided."""
         authority = self._require_authority()
@@ -220,6 +237,11 @@ class DiskPapers:
                 "this host does not hold the authority of its network", fix="run this on the host that founded it"
             )
         return self.authority
+
+
+def _with(own: tuple[str, ...], other: str) -> tuple[str, ...]:
+    """Return a host's own places, and at the end another one if there is one."""
+    return (*(each for each in own[: MAX_ADDRESSES - 1] if each != other), other) if other else own[:MAX_ADDRESSES]
 
 
 def _check_keys(roster: Roster, node: str, keys: Mapping[int, bytes]) -> None:

@@ -38,8 +38,9 @@ _log = logging.getLogger("tetherd.membership")
 class Membership:
     """The host's standing, None while it is in no network.
 
-    ``configured``: the roles that the configuration allows. ``chance`` gives a number from 0 to 1. ``preflight`` raises
-    what would keep this host from listening for others. ``renewed`` lists who is told of every new certificate.
+    ``configured``: the roles that the configuration allows. ``chance`` gives a number from 0 to 1. ``preflight``
+    raises, blocking, what would keep this host from listening in some roles, and as the founder if it is to be that.
+    ``renewed`` lists who is told of every new certificate.
     """
 
     def __init__(
@@ -50,7 +51,7 @@ class Membership:
         clock: Clock,
         chance: Callable[[], float],
         recompose: Callable[[], None],
-        preflight: Callable[[], None] = lambda: None,
+        preflight: Callable[[tuple[RoleName, ...], bool], None] = lambda _, __: None,
     ) -> None:
         self.standing: Standing | None = papers.load()
         self.renewed: list[Callable[[Credentials], None]] = []
@@ -117,12 +118,15 @@ class Membership:
     async def found(self, network: str) -> Standing:
         """Found a network with this host as its first node. Raises Conflict, InUse."""
         if self.standing is None:
-            self._preflight()
+            await asyncio.to_thread(self._preflight, self._configured, True)
         return await self._take(self._papers.found, network, self._configured)
 
     async def join(self, token: JoinToken) -> Standing:
-        """Join a network. Raises what ports.Papers says."""
-        return await self._take(self._papers.join, token)
+        """Join a network. Raises what ports.Papers says, and InUse where this host could not do what it is to do."""
+        return await self._take(self._papers.join, token, self._consent)
+
+    def _consent(self, granted: tuple[RoleName, ...]) -> None:
+        self._preflight(policy.duties(self._configured, granted), False)
 
     async def leave(self, authority: Caller | None, *, force: bool) -> None:
         """Leave the network: tell the authority, then forget everything. ``force``: also where that cannot be told.
@@ -173,6 +177,10 @@ class Membership:
         roster, me = self._require().roster, self._require().node
         others = (each for each in roster.members if each.node != me and not each.revoked)
         return [each.name for each in others if self._held.get(each.node, -1) < roster.epoch]
+
+    async def reach(self, address: str, enrol: str) -> Standing:
+        """Be reached at these places (HOST:PORT) too, in the place of those named before; see ports.Papers."""
+        return await self._take(self._papers.reach, address, enrol)
 
     async def refresh(self) -> None:
         """Take over what the authority on this host has decided meanwhile."""
