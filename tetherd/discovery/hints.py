@@ -13,7 +13,7 @@ proved its key."""
 
 Reason: TypeAlias = Literal[
     "other-network", "version", "clock", "certificate", "address", "revoked", "not-a-member", "conflict", "full",
-    "unreachable", "malformed", "self",
+    "unreachable", "silent", "malformed", "self",
 ]  # fmt: skip
 """Why something that was heard is not used."""
 

@@ -24,6 +24,8 @@ MAX_STRANGERS: Final = 256
 MAX_SEEDS: Final = 64
 MAX_DROPS: Final = 128
 MAX_NODE_DROPS: Final = 8
+_HEALED: Final[tuple[Reason, ...]] = ("unreachable", "silent", "certificate")
+"""What a handshake that shows the right key puts an end to."""
 
 
 class Live(msgspec.Struct, frozen=True):
@@ -185,8 +187,8 @@ class PeerTable:
         if (seed := self._seeds.take(place)) is not None:
             entry.claims.add(msgspec.structs.replace(seed, node=node), (place,), now)
         entry.claims.proved(place, now)
-        entry.drops.forget("unreachable", node, address)
-        entry.drops.forget("certificate", node, address)
+        for reason in _HEALED:
+            entry.drops.forget(reason, node, address)
         for other, wrong in self._entries.items():
             if other != node and wrong.claims.refuted(place):
                 detail = f"the key of node {node[:16]} was shown there"

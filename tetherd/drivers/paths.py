@@ -67,8 +67,7 @@ class TlsProber:
             )
             return Missed(attempt.address, attempt.path, "full", why)
         try:
-            async with asyncio.timeout(self._timeout):
-                return await self._probe(attempt, node)
+            return await self._probe(attempt, node)
         except TimeoutError:
             why = f"no answer within {self._timeout:g} s: the host is off, or a firewall swallows what is sent"
             return Missed(attempt.address, attempt.path, "unreachable", why)
@@ -83,14 +82,19 @@ class TlsProber:
             return Missed(attempt.address, attempt.path, "unreachable", _why(error))
 
     async def _probe(self, attempt: Attempt, node: str) -> Reached | Missed:
-        began = self._clock.monotonic()
-        if attempt.address.startswith(_IPC):
-            return await self._local(attempt, node)
-        connection = await _connect(attempt.address)
+        began, until = self._clock.monotonic(), asyncio.get_running_loop().time() + self._timeout
+        async with asyncio.timeout_at(until):
+            if attempt.address.startswith(_IPC):
+                return await self._local(attempt, node)
+            connection = await _connect(attempt.address)
         rtt = self._clock.monotonic() - began  # a TCP handshake is one round trip
         began += rtt
         try:
-            found = await self._shake_hands(connection)
+            async with asyncio.timeout_at(until):
+                found = await self._shake_hands(connection)
+        except TimeoutError:
+            why = f"it takes connections and says nothing within {self._timeout:g} s: it hangs, or large packets vanish"
+            return Missed(attempt.address, attempt.path, "silent", why)
         except (ConnectionError, asyncio.IncompleteReadError):
             return Missed(attempt.address, attempt.path, "certificate", "it hung up in the middle of the handshake")
         if node and found != node:

@@ -100,9 +100,11 @@ class Diagnosis:
         if self._peering is None:
             raise NotInNetwork("this host is in no network", fix="tetherctl cluster init, or cluster join < token.txt")
         pinged = await self._peering.ping(self._peering.find(exchange.params["node"]))
-        large = await asyncio.to_thread(self._examine, pinged.best.address) if pinged.best else None
         found = _pinged(pinged, self._clock.monotonic())
-        return document({**found, "large": large.message if large and large.cause == "mtu" else ""})
+        mute = [missed.address for missed in pinged.missed if missed.reason == "silent"]
+        place = pinged.best.address if pinged.best else next(iter(mute), "")
+        way = await asyncio.to_thread(self._examine, place) if place else None
+        return document({**found, "large": way.message if way and way.cause == "mtu" else ""})
 
     async def _doctor(self, exchange: Exchange) -> Answer:
         exchange.check_local(_LOCAL)
