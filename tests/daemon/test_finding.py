@@ -13,6 +13,7 @@ import pytest
 from tetherd.config.load import load_text
 from tetherd.daemon.finding import Finding, diagnosis
 from tetherd.discovery.peers import Arrival
+from tetherd.discovery.racing import Relay
 from tetherd.drivers import certificates, mutual, remembered
 from tetherd.drivers.clock import SystemClock
 from tetherd.drivers.nng import TLS
@@ -85,14 +86,14 @@ class Caller:
 
 @contextlib.asynccontextmanager
 async def finding(
-    tmp_path: Path, caller: Caller, *seeds: str, arrivals: Sequence[Arrival] = ()
+    tmp_path: Path, caller: Caller, *seeds: str, arrivals: Sequence[Arrival] = (), relays: Sequence[Relay] = ()
 ) -> AsyncIterator[Finding]:
     text = f'[node]\nstate_dir = "{tmp_path}"\n[cluster]\nlisten = "127.0.0.1:7443"\nmdns = false\ndht = false\n'
     config = load_text(f"{text}seeds = {list(seeds)}".encode(), "test.toml").config
     (tmp_path / "identity").mkdir()
     club = cast("Membership", Club(caller.address.removeprefix(TLS)))
     callers = cast("dict[str, RemoteCaller]", {PEER.node: caller})
-    found = Finding(config, SystemClock(), club, callers=callers, relays=lambda _: (), arrivals=lambda: arrivals)
+    found = Finding(config, SystemClock(), club, callers=callers, relays=lambda _: relays, arrivals=lambda: arrivals)
     tasks = [asyncio.create_task(duty(lambda: None)) for duty in found.duties]
     try:
         yield found
@@ -142,6 +143,23 @@ async def test_a_connection_that_holds_is_shown_and_left_alone(tmp_path: Path) -
         while found.peering.table.live(PEER.node):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         assert caller.moved.empty()
+
+
+async def test_a_connection_shows_which_relay_carries_it_now(tmp_path: Path) -> None:
+    caller = Caller(free_address(), connected=False)
+    async with listener() as door, asyncio.timeout(20):
+        relays = [Relay("one", door)]
+        async with finding(tmp_path, caller, relays=relays) as found:
+
+            async def shows(path: str) -> None:
+                while (live := found.peering.table.live(PEER.node)) is None or live.path != path:  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+
+            assert await caller.moved.get() == f"{TLS}{door}"
+            caller.connected = True
+            await shows("relay:one")
+            relays[:] = [Relay("other", door)]
+            await shows("relay:other")
 
 
 async def test_a_connection_that_came_in_is_shown(tmp_path: Path) -> None:

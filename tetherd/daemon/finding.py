@@ -23,7 +23,7 @@ from tetherd.discovery.exchange import Rules
 from tetherd.discovery.hints import Hint
 from tetherd.discovery.nat import Sight, View, judge
 from tetherd.discovery.peers import Arrival, Live, Peer, PeerTable
-from tetherd.discovery.racing import Reached, Relay
+from tetherd.discovery.racing import Reached, Relay, is_relayed
 from tetherd.drivers import interfaces, remembered
 from tetherd.drivers.mdns import Mdns
 from tetherd.drivers.mutual import dialling
@@ -96,6 +96,7 @@ class Finding:
             relays=relays,
         )
         self._callers = callers
+        self._relays = relays
         self._arrivals = arrivals
         self._chosen: dict[str, Reached] = {}
         self._mdns = Mdns(self._orders(), self.peering, clock) if config.cluster.mdns else None
@@ -214,8 +215,8 @@ class Finding:
         peer = self.peering.table.peer(node)
         if peer is None:
             return  # the roster that names it is being taken over
-        live = self.peering.table.live(node)
-        if caller.connected and (live is None or live.address != caller.address.removeprefix(TLS)):
+        live, address = self.peering.table.live(node), caller.address.removeprefix(TLS)
+        if caller.connected and (live is None or (live.address, live.path) != (address, self._path(node, address))):
             await self._greet(peer, caller)
         elif live and not caller.connected:
             self.peering.disconnected(node)
@@ -224,10 +225,16 @@ class Finding:
         node, address = peer.node, caller.address.removeprefix(TLS)
         answer = await self.peering.ask(peer)
         if caller.connected:
-            found = self._chosen.get(node)
-            table = self.peering.table
-            path = found.path if found and found.address == address else table.path(node, parse(address).host)
-            self.peering.connected(node, Live(path, address, answer.rtt, self._clock.monotonic()))
+            self.peering.connected(node, Live(self._path(node, address), address, answer.rtt, self._clock.monotonic()))
+
+    def _path(self, node: str, address: str) -> str:
+        """Return which path a connection takes; behind one and the same address, relays stand in for each other."""
+        found = self._chosen.get(node)
+        if found is None or found.address != address:
+            return self.peering.table.path(node, parse(address).host)
+        if not is_relayed(found.path):
+            return found.path
+        return next((f"relay:{way.name}" for way in self._relays(node) if way.address == address), found.path)
 
     async def _search(self, node: str) -> None:
         """Find out where a node is that is not where it was."""
