@@ -281,6 +281,10 @@ class Runner(Protocol):
         """Wait for the next event; None when it has ended."""
         ...
 
+    async def ending(self) -> str:
+        """Return how it ended, in words, once there are no more events."""
+        ...
+
     async def cancel(self, batch: int) -> None:
         """End the execution of a batch that it holds, if it still does."""
         ...
@@ -437,6 +441,13 @@ class Papers(Protocol):
 
     def retire(self) -> Standing:
         """Drop the shared keys before the newest. Raises NotInNetwork."""
+        ...
+
+    def reach(self, address: str, enrol: str) -> Standing:
+        """Be reached at ``address`` too, and on the founder for joining at ``enrol`` (HOST:PORT; empty = nowhere else).
+
+        It takes the place of what was named before. Raises NotInNetwork.
+        """
         ...
 
     def publish(self) -> Standing:

@@ -33,6 +33,20 @@ print(json.dumps({"kind": "failed", "reason": assignment["model"]}), flush=True)
     await runner.stop(1)
 
 
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        ("raise SystemExit(3)", "it ended with code 3"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "it was killed by SIGKILL"),
+    ],
+)
+async def test_it_says_how_it_ended(script: str, words: str) -> None:
+    runner = await start(script)
+    assert await runner.event() is None
+    assert await runner.ending() == words
+    await runner.stop(0)
+
+
 async def test_what_is_no_event_is_skipped() -> None:
     runner = await start(
         r"""

@@ -2,12 +2,16 @@
 
 import asyncio
 import contextlib
+import signal
 import sys
 from asyncio.subprocess import PIPE, Process
+from typing import Final
 
 from tetherd.errors import MALFORMED, Unavailable
 from tetherd.types import Seconds
 from tetherd.wire.assignments import Assignment, Bearings, Event, GiveUp, Told, decode_event, encode
+
+_ENDING: Final[Seconds] = 1.0
 
 
 class RunnerProcess:
@@ -38,6 +42,18 @@ class RunnerProcess:
             with contextlib.suppress(*MALFORMED, ValueError):
                 line = await self._process.stdout.readline()
                 return decode_event(line) if line else None
+
+    async def ending(self) -> str:
+        """Return how it ended, in words, once there are no more events."""
+        try:
+            async with asyncio.timeout(_ENDING):
+                code = await self._process.wait()
+        except TimeoutError:
+            return "it closed its output"
+        if code >= 0:
+            return f"it ended with code {code}"
+        name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
+        return f"it was killed by {name}"
 
     async def cancel(self, batch: int) -> None:
         """End the execution of a batch that it holds, if it still does."""

@@ -110,6 +110,10 @@ class FakeRunner:
         """See ports.Runner."""
         return await self._events.get()
 
+    async def ending(self) -> str:
+        """See ports.Runner."""
+        return "the test ended it"
+
     async def cancel(self, batch: int) -> None:
         """See ports.Runner."""
         self.cancelled.append(batch)

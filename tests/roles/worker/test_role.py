@@ -98,7 +98,6 @@ async def test_a_load_that_takes_too_long_has_failed_and_its_runner_is_ended() -
     ("fate", "reason"),
     [
         ("fail", "the graph makes no sense"),
-        ("crash", "ended while it loaded"),
         ("refuse", "cannot start a runner process"),
         ("dead", "ended before it was assigned"),
     ],
@@ -113,6 +112,24 @@ def test_a_load_that_fails_says_why(fate: Any, reason: str) -> None:
             await cluster.infer(1, model="other")  # it is that model's trouble alone
 
     simulate(main)
+
+
+@simulated
+async def test_a_runner_that_ends_without_a_word_while_it_loads_is_replaced() -> None:
+    async with Cluster() as cluster:
+        cluster.launchers[0].fates.append("crash")
+        await cluster.infer(1)
+        assert [one.state for one in await report(cluster)] == ["READY"]
+        assert len(cluster.runners()) == 2
+
+
+@simulated
+async def test_one_that_always_does_is_given_up_and_says_how() -> None:
+    async with Cluster() as cluster:
+        cluster.launchers[0].fates.extend(["crash"] * 5)
+        with pytest.raises(ModelLoadFailed, match="died 5 times within a minute, last: the runner ended while it load"):
+            await cluster.infer(1)
+        assert "the test ended it" in (await report(cluster))[0].reason
 
 
 @simulated

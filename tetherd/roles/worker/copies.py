@@ -106,10 +106,10 @@ class Keeper:
         """Return when the copy was stopped on purpose or will not be tried again; its state says which."""
         copy, group = self._copy, self._group
         while not group.stopping:
-            loaded, reason = await self._live()
+            final, reason = await self._live()
             if self._told_to_stop():
                 return
-            if not loaded:
+            if final:
                 self._become("FAILED", reason)
                 return
             _log.warning("runner died", extra={"runner": copy.id, "model": group.load.model, "reason": reason})
@@ -124,28 +124,31 @@ class Keeper:
             await asyncio.sleep(pause)
 
     async def _live(self) -> tuple[bool, str]:
-        """See one runner through its life; return whether it ever served, and why it ended."""
+        """See one runner through its life; return whether another would end the same way, and why it ended.
+
+        One that ended without a word, killed by whoever needed its memory, says nothing about the next.
+        """
         copy = self._copy
         try:
             copy.runner = await self._start(self._group, copy)
         except TetherError as error:
-            return False, error.message
+            return True, error.message
         try:
             if self._told_to_stop():
-                return False, ""
+                return True, ""
             try:
                 event = await self._outcome(copy.runner)
             except TimeoutError:
-                return False, f"loading took longer than {self._load_timeout:g} s"
+                return True, f"loading took longer than {self._load_timeout:g} s"
             if event is None:
-                return False, "the runner ended while it loaded the model"
+                return False, f"the runner ended while it loaded the model: {await copy.runner.ending()}"
             if event.kind == "failed":
-                return False, event.reason
+                return True, event.reason
             copy.bytes = event.bytes
             self._become("READY", "")
             while (event := await copy.runner.event()) is not None:
                 self._note(event)
-            return True, "the process ended"
+            return False, await copy.runner.ending()
         finally:
             runner, copy.runner, copy.bytes = copy.runner, None, 0
             await runner.stop(0)

@@ -47,6 +47,10 @@ class InlineRunner:
         """Wait for the next event; None when it has ended."""
         return await self._events.get()
 
+    async def ending(self) -> str:
+        """Return how it ended, in words, once there are no more events."""
+        return "its tasks ended"
+
     async def cancel(self, batch: int) -> None:
         """End the execution of a batch that it holds, if it still does."""
         if self._inline is not None:
