@@ -450,6 +450,13 @@ class Papers(Protocol):
         """
         ...
 
+    def reach(self, address: str, enrol: str) -> Standing:
+        """Be reached at ``address`` too, and on the founder for joining at ``enrol`` (HOST:PORT; empty = nowhere else).
+
+        It takes the place of what was named before. Raises NotInNetwork.
+        """
+        ...
+
     def publish(self) -> Standing:
         """Take over what the authority on this host has decided. Raises NotInNetwork."""
         ...

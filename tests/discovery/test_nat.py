@@ -3,11 +3,14 @@
 import itertools
 from typing import Any
 
+import msgspec
 import pytest
 
+from tetherd.discovery.addresses import Address as Place
 from tetherd.discovery.contacts import Address
 from tetherd.discovery.diagnosis import OUTSIDE
-from tetherd.discovery.nat import Sight, View, dial_in, judge
+from tetherd.discovery.mapping import Mapped, Report, Want
+from tetherd.discovery.nat import Sight, View, dial_in, judge, mapping
 from tetherd.discovery.peers import Arrival, Peer, PeerTable
 from tetherd.wire.roster import Member, Roster
 
@@ -121,6 +124,62 @@ def test_whether_others_could_dial_in(sight: Sight, came: list[str], state: str,
     assert (check.state, check.name) == (state, "dial-in")
     assert words in check.detail
     assert bool(check.fix) == (state == "warn")
+
+
+def mapped(host: str = "11.0.0.1", obstacle: str = "") -> Mapped:
+    return Mapped(Want("rpc", "tcp", 7443), Place(host, 17443), 300.0, obstacle)
+
+
+def test_a_router_that_lets_others_in_is_told() -> None:
+    report = Report(router="10.0.0.1", method="pcp", mapped=(mapped(),))
+    seen_so = msgspec.structs.replace(sight("random"), mapping=report)
+    check = dial_in(seen_so, peers("10.0.0.7"), member=True)
+    assert (check.state, "11.0.0.1:17443" in check.detail) == ("ok", True)
+    useless = msgspec.structs.replace(report, mapped=(mapped(obstacle="double NAT"),))
+    assert dial_in(msgspec.structs.replace(seen_so, mapping=useless), (), member=True).state == "warn"
+
+
+@pytest.mark.parametrize(
+    ("report", "state", "words"),
+    [
+        (Report(off="switched off"), "skip", "switched off"),
+        (Report(router="10.0.0.1", method="pcp"), "ok", "10.0.0.1 is being asked"),
+        (Report(fault="no route to a router"), "warn", "no route to a router"),
+        (
+            Report(router="10.0.0.1", method="pcp", mapped=(mapped(),)),
+            "ok",
+            "10.0.0.1 maps by pcp: rpc 7443 to 11.0.0.1:17443 for 5 min",
+        ),
+        (
+            Report(router="10.0.0.1", method="pcp", mapped=(mapped(),), refused={"bulk": "no room"}),
+            "warn",
+            "but not bulk: no room",
+        ),
+        (
+            Report(router="10.0.0.1", method="upnp", mapped=(mapped("10.9.0.1", "double NAT: 10.9.0.1"),)),
+            "warn",
+            "of no use: double NAT",
+        ),
+        (
+            Report(router="10.0.0.1", method="pcp", refused={"pcp": "it does not answer", "nat-pmp": "not allowed"}),
+            "warn",
+            "maps nothing: pcp: it does not answer; nat-pmp: not allowed",
+        ),
+    ],
+)
+def test_what_the_router_was_asked_and_gave_is_told(report: Report, state: str, words: str) -> None:
+    check = mapping(report, member=True)
+    assert (check.state, check.name) == (state, "mapping")
+    assert words in check.detail
+    assert bool(check.fix) == (state == "warn")
+    assert mapping(report, member=False).detail == OUTSIDE
+
+
+def test_the_extra_for_upnp_is_named_where_it_is_missing() -> None:
+    vain = {"pcp": "it does not answer", "nat-pmp": "it does not answer"}
+    assert "the extra upnp" in mapping(Report(router="10.0.0.1", refused=vain), member=True).fix
+    tried = {**vain, "upnp": "it does not answer"}
+    assert "the extra upnp" not in mapping(Report(router="10.0.0.1", refused=tried), member=True).fix
 
 
 def test_outside_of_a_network_nobody_dials_in() -> None:

@@ -326,3 +326,32 @@ async def test_where_the_founder_is_now_reaches_its_members(founder: Founder, tm
     assert again is not None
     assert again.roster.epoch == standing.roster.epoch
     moved.close()
+
+
+OUTSIDE, ENROL = "11.0.0.1:17443", "11.0.0.1:17444"
+
+
+async def test_where_a_router_leads_to_the_founder_is_in_the_roster_and_in_tokens(founder: Founder) -> None:
+    before = founder.papers.invite(("worker",), 60.0, "").addresses
+    standing = founder.papers.reach(OUTSIDE, ENROL)
+    assert standing.me is not None
+    assert standing.me.addresses[-1] == OUTSIDE
+    assert standing.roster.enrol == founder.papers.invite(("worker",), 60.0, "").addresses == (*before, ENROL)
+    assert not standing.moved
+    again = founder.papers.reach("", "")
+    assert again.me is not None
+    assert OUTSIDE not in again.me.addresses
+    assert again.roster.enrol == before
+
+
+async def test_where_a_router_leads_to_a_member_reaches_the_authority(founder: Founder, tmp_path: Path) -> None:
+    host = papers(tmp_path, "b")
+    await founder.join(host, "orchestrator")
+    standing = host.reach(OUTSIDE, "")
+    assert standing.moved
+    assert standing.here[-1] == OUTSIDE
+    async with founder.open():
+        told = await asyncio.to_thread(host.renew)
+    assert not told.moved
+    assert founder.papers.publish().roster.member(standing.node) == told.me
+    assert host.reach("", "").moved

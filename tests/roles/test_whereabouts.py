@@ -65,9 +65,9 @@ class Ears:
 
 class World:
     def __init__(self, mine: Endpoint | None = MINE, wanted: tuple[str, ...] = (A, B)) -> None:
-        self.directory, self.ears = Directory(), Ears()
+        self.directory, self.ears, self.mine = Directory(), Ears(), mine
         self.role = Whereabouts(
-            self.directory, self.ears, LoopClock(), mine=mine, wanted=lambda: wanted, chance=lambda: 0.5
+            self.directory, self.ears, LoopClock(), mine=lambda: self.mine, wanted=lambda: wanted, chance=lambda: 0.5
         )
 
     async def running(self, seconds: float) -> None:
@@ -89,6 +89,26 @@ async def test_a_node_that_cannot_be_dialled_tells_nothing() -> None:
     world = World(mine=None)
     await world.running(100)
     assert world.directory.told == []
+
+
+@simulated
+async def test_it_tells_again_when_this_node_moves_also_while_nobody_listens() -> None:
+    world = World()
+    there = Endpoint(("11.0.0.1:7443", *MINE.addresses), MINE.ports)
+
+    async def move() -> None:
+        await asyncio.sleep(10)
+        world.directory.refusals = 5
+        world.mine = Endpoint(("11.0.0.9:7443",))
+        world.role.move()
+        await asyncio.sleep(5)
+        world.mine = there
+        world.role.move()
+
+    moving = asyncio.create_task(move())
+    await world.running(100)
+    await moving
+    assert [decode(value) for value in world.directory.told] == [MINE, there]
 
 
 @simulated

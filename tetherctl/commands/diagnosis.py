@@ -26,6 +26,7 @@ CHECKS: Final = (
     "seeds",
     "multicast",
     "udp",
+    "mapping",
     "tcp",
     "mtu",
     "tls",

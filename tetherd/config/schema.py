@@ -185,6 +185,9 @@ class Cluster(msgspec.Struct, frozen=True, kw_only=True):
     mdns: Annotated[bool, doc("Find nodes of the local network by multicast.")] = True
     dht: Annotated[bool, doc("Find nodes by asking those that are known, and keep records for them.")] = True
     udp: Annotated[str, text_form("listener"), doc("HOST:PORT of the DHT's datagrams.")] = "0.0.0.0:7443"
+    port_mapping: Annotated[
+        bool, doc("Have the router in front of this host (PCP, NAT-PMP, UPnP) let others in to these ports.")
+    ] = False
 
 
 class Relay(msgspec.Struct, frozen=True, kw_only=True):

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from tetherd.config import addresses
 from tetherd.config.schema import Config
+from tetherd.daemon.mapping import Outside
 from tetherd.discovery.addresses import Address, parse, refusal
 from tetherd.discovery.announcement import Orders, network_tag
 from tetherd.discovery.diagnosis import OUTSIDE, Counts
@@ -105,6 +106,8 @@ class Finding:
             self.duties.append(self._announce)
         if config.cluster.dht and self._standing.me:
             self.duties.append(self._ask_around)
+        self._outside = Outside(config, clock, membership, self._ports())
+        self.duties += self._outside.duties
 
     def renew(self, credentials: Credentials) -> None:
         """Show another certificate from now on."""
@@ -141,7 +144,7 @@ class Finding:
 
     def sight(self, relays: Sequence[str]) -> Sight:
         """Return how this host appears to others; ``relays`` lead to it."""
-        return Sight(views=self._views(), dialable=self._dialable, relays=relays)
+        return Sight(views=self._views(), dialable=self._dialable, relays=relays, mapping=self._outside.report())
 
     def _views(self) -> tuple[View, ...]:
         if not self._config.cluster.dht:
@@ -290,13 +293,22 @@ class Finding:
                 self._dht = None
 
     async def _exchange(self, dht: Dht) -> None:
-        me, ports = self._standing.me, self._ports()
-        rest = {service: port for service, port in ports.items() if service != "rpc"}
-        mine = Endpoint(self._standing.here, rest) if me and me.addresses and ports else None
-        whereabouts = Whereabouts(dht, self.peering, self._clock, mine=mine, wanted=self._wanted, chance=random.random)
+        whereabouts = Whereabouts(
+            dht, self.peering, self._clock, mine=self._endpoint, wanted=self._wanted, chance=random.random
+        )
+        self._outside.moved = whereabouts.move
         async with asyncio.TaskGroup() as group:
             group.create_task(self._introduce(dht))
             group.create_task(whereabouts.run(lambda: None))
+
+    def _endpoint(self) -> Endpoint | None:
+        """Return where others can dial this node: through its router, if that lets them in, and directly."""
+        me, ports = self._standing.me, self._ports()
+        if me is None or not me.addresses or not ports:
+            return None
+        rest = {service: port for service, port in ports.items() if service != "rpc"}
+        places = (self._outside.place("rpc"), *self._standing.here)
+        return Endpoint(tuple(dict.fromkeys(place for place in places if place)), rest)
 
     async def _introduce(self, dht: Dht) -> None:
         """Tell the DHT of every address that any source gave for a node, as long as it knows few itself."""

@@ -63,9 +63,10 @@ class Mapped(msgspec.Struct, frozen=True):
 class Report(msgspec.Struct, frozen=True, kw_only=True):
     """What was asked of the router and what came of it. ``refused``: by service, or by method that was tried in vain.
 
-    ``fault``: why nothing could be asked.
+    ``off``: why nothing is to be asked; ``fault``: why nothing can be.
     """
 
+    off: str = ""
     router: str = ""
     method: Method | None = None
     mapped: tuple[Mapped, ...] = ()

@@ -13,6 +13,7 @@ import msgspec
 from tetherd.discovery import contacts
 from tetherd.discovery.addresses import Address, plain
 from tetherd.discovery.diagnosis import OUTSIDE, Check, State
+from tetherd.discovery.mapping import Mapped, Report
 from tetherd.discovery.peers import Peer
 
 ENOUGH: Final = 3
@@ -24,6 +25,7 @@ Kind: TypeAlias = Literal["open", "consistent", "random", "unknown"]
 
 _WORDS: Final = {"open": "open", "consistent": 'consistent ("cone")', "random": 'random ("symmetric")'}
 _FAMILIES: Final = {4: "IPv4", 6: "IPv6"}
+_BY_HAND: Final = "forward cluster.listen by hand and name it in cluster.advertise; or add a relay"
 
 
 class View(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,11 +42,15 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Sight(msgspec.Struct, frozen=True, kw_only=True):
-    """How this host appears. ``dialable``: it listens for others; ``relays``: those that lead to it, by name."""
+    """How this host appears. ``dialable``: it listens for others; ``relays``: those that lead to it, by name.
+
+    ``mapping``: what the router in front of it was asked for.
+    """
 
     views: tuple[View, ...]
     dialable: bool
     relays: Sequence[str]
+    mapping: Report = Report(off="nothing is asked of it")
 
 
 def judge(
@@ -80,10 +86,13 @@ def dial_in(sight: Sight, peers: Sequence[Peer], *, member: bool) -> Check:
         return Check(
             name="dial-in", state="ok", detail=f"yes: {_hosts(far)} beyond the local network did, {near} in it"
         )
+    if let_in := [each for each in sight.mapping.mapped if each.want.service == "rpc" and not each.obstacle]:
+        detail = f"the router leads others here from {let_in[0].outside}; none has come from beyond the local network"
+        return Check(name="dial-in", state="ok", detail=detail)
     routed = any(view.kind in ("consistent", "random") for view in sight.views)
     if routed:
         detail = "from the local network only: a router changes this host's address, and lets nobody in by itself"
-        fix = "let the router forward cluster.listen, and name it in cluster.advertise; or add a relay"
+        fix = f"set cluster.port_mapping; or {_BY_HAND}"
         state: State = "ok" if sight.relays else "warn"
         if sight.relays:
             detail, fix = f"{detail}; others come by the relay {', '.join(sight.relays)}", ""
@@ -97,6 +106,32 @@ def dial_in(sight: Sight, peers: Sequence[Peer], *, member: bool) -> Check:
     return Check(
         name="dial-in", state="skip", detail="unknown: nobody has come yet, and too few have said what they see"
     )
+
+
+def mapping(report: Report, *, member: bool) -> Check:
+    """Judge what the router in front of this host was asked for, and what it gave."""
+    if not member or report.off:
+        return Check(name="mapping", state="skip", detail=report.off if member else OUTSIDE)
+    state, detail, fix = _granted(report)
+    sent, heard, dropped = report.sent, report.heard, report.dropped
+    return Check(name="mapping", state=state, detail=detail, fix=fix, sent=sent, heard=heard, dropped=dropped)
+
+
+def _granted(report: Report) -> tuple[State, str, str]:
+    why = "; ".join(f"{name}: {why}" for name, why in report.refused.items())
+    if report.fault:
+        return "warn", report.fault, "switch cluster.port_mapping off where there is no router"
+    if not report.mapped:
+        extra = "" if "upnp" in report.refused else " (by UPnP only with the extra upnp)"
+        state: State = "warn" if why else "ok"
+        detail = (
+            f"the router {report.router} maps nothing: {why}" if why else f"the router {report.router} is being asked"
+        )
+        return state, detail, f"let it map ports{extra}; or {_BY_HAND}" if why else ""
+    detail = f"the router {report.router} maps by {report.method}: {', '.join(map(_mapped, report.mapped))}"
+    if obstacle := next((each.obstacle for each in report.mapped if each.obstacle), ""):
+        return "warn", f"{detail}; of no use: {obstacle}", _BY_HAND
+    return ("warn", f"{detail}; but not {why}", _BY_HAND) if why else ("ok", detail, "")
 
 
 def _judge(family: str, seen: list[Address], own: Collection[str]) -> View:
@@ -132,6 +167,11 @@ def _unknown(family: str, place: Address, who: str, count: int) -> View:
 
 def _version(place: Address) -> int:
     return ipaddress.ip_address(place.host).version
+
+
+def _mapped(each: Mapped) -> str:
+    kind = "/udp" if each.want.transport == "udp" else ""
+    return f"{each.want.service} {each.want.port}{kind} to {each.outside} for {each.left / 60:.0f} min"
 
 
 def _hosts(count: int) -> str:

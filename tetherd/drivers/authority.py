@@ -49,7 +49,7 @@ class NetworkAuthority:
 
     def __init__(self, directory: Path, enrol: tuple[str, ...]) -> None:
         self._directory = directory
-        self._enrol = enrol
+        self.enrol = enrol
         self._lock = threading.Lock()
         self._ledger = MemberLedger(directory / LEDGER)
         self._signed: SignedRoster | None = None
@@ -88,7 +88,7 @@ class NetworkAuthority:
             )
             network = self._ledger.state().network
         pin = signing.spki_digest(self._roots[0].certificate)
-        return JoinToken(network=network, pin=pin, id=token, secret=secret, addresses=self._enrol)
+        return JoinToken(network=network, pin=pin, id=token, secret=secret, addresses=self.enrol)
 
     def join(self, request: JoinRequest, leaf: bytes, now: Seconds) -> Admission:
         """Let a host in. ``leaf``: SHA-256 of the certificate that was shown to it.
@@ -127,7 +127,7 @@ class NetworkAuthority:
     def enlist(self, spki: bytes, member: Member, now: Seconds) -> Admission:
         """Make the founder a member of its own network, which is reached where it is now."""
         with self._lock:
-            self._ledger.move(self._enrol, now)
+            self._ledger.move(self.enrol, now)
             self._ledger.enlist(member, now)
             return self._admission(spki, now)
 
@@ -140,7 +140,7 @@ class NetworkAuthority:
         """Let the members know where the founder and its authority are now."""
         with self._lock:
             self._ledger.change(node, now, addresses=addresses)
-            self._ledger.move(self._enrol, now)
+            self._ledger.move(self.enrol, now)
 
     def forget(self, node: str, now: Seconds) -> None:
         """Strike a member off the list. Raises NodeNotFound."""

@@ -42,6 +42,7 @@ class DiskPapers:
         self._identity = Identity(self.directory)
         self._name = name
         self._own = (addresses, enrol)
+        self._own = (addresses, enrol)
         self._addresses = addresses[:MAX_ADDRESSES]
         self._enrol = enrol[:MAX_ADDRESSES]
         self._clock = clock
@@ -168,6 +169,19 @@ class DiskPapers:
             self.authority.move(home.node, self._addresses, self._clock.wall())
             return self.publish()
 
+    def reach(self, address: str, enrol: str) -> Standing:
+        """Be reached at these places too; see ports.Papers."""
+        with self._lock:
+            self._require()
+            home = self._identity.home()
+            assert home is not None
+            self._addresses, self._enrol = (_with(*each) for each in zip(self._own, (address, enrol), strict=True))
+            if self.authority is None:
+                return self._stand(home, self._identity.roster())  # its certificate's renewal tells the others
+            self.authority.enrol = self._enrol
+            self.authority.move(home.node, self._addresses, self._clock.wall())
+            return self.publish()
+
     def publish(self) -> Standing:
         """Take over what the authority on this host has decided."""
         authority = self._require_authority()
@@ -237,6 +251,11 @@ class DiskPapers:
                 "this host does not hold the authority of its network", fix="run this on the host that founded it"
             )
         return self.authority
+
+
+def _with(own: tuple[str, ...], other: str) -> tuple[str, ...]:
+    """Return a host's own places, and at the end another one if there is one."""
+    return (*(each for each in own[: MAX_ADDRESSES - 1] if each != other), other) if other else own[:MAX_ADDRESSES]
 
 
 def _with(own: tuple[str, ...], other: str) -> tuple[str, ...]:

@@ -182,6 +182,10 @@ class Membership:
         """Be reached at these places (HOST:PORT) too, in the place of those named before; see ports.Papers."""
         return await self._take(self._papers.reach, address, enrol)
 
+    async def reach(self, address: str, enrol: str) -> Standing:
+        """Be reached at these places (HOST:PORT) too, in the place of those named before; see ports.Papers."""
+        return await self._take(self._papers.reach, address, enrol)
+
     async def refresh(self) -> None:
         """Take over what the authority on this host has decided meanwhile."""
         await self._take(self._papers.publish)

@@ -27,7 +27,7 @@ _log = logging.getLogger("tetherd.whereabouts")
 
 
 class Whereabouts:
-    """``mine`` is where this node can be dialled, None where it cannot. ``wanted`` names the nodes to ask about.
+    """``mine`` says where this node can be dialled, None where it cannot. ``wanted`` names the nodes to ask about.
 
     ``chance`` gives a number from 0 to 1.
     """
@@ -38,7 +38,7 @@ class Whereabouts:
         ears: Ears,
         clock: Clock,
         *,
-        mine: Endpoint | None,
+        mine: Callable[[], Endpoint | None],
         wanted: Callable[[], Sequence[str]],
         chance: Callable[[], float],
     ) -> None:
@@ -49,19 +49,31 @@ class Whereabouts:
         self._wanted = wanted
         self._chance = chance
         self._turn = asyncio.Semaphore(AT_ONCE)
+        self._moved = asyncio.Event()
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Tell and ask until cancelled."""
         ready()
         async with asyncio.TaskGroup() as group:
-            if self._mine:
-                group.create_task(self._tell(encode(self._mine)))
+            group.create_task(self._tell())
             group.create_task(self._ask())
 
-    async def _tell(self, value: bytes) -> None:
-        """Put this node's record into the DHT, which repeats it from then on."""
-        pause = PERIOD[0]
+    def move(self) -> None:
+        """Take note that this node can be dialled elsewhere than before."""
+        self._moved.set()
+
+    async def _tell(self) -> None:
+        """Keep this node's record in the DHT as it is now."""
         while True:
+            self._moved.clear()
+            if (mine := self._mine()) is not None:
+                await self._put(encode(mine))
+            await self._moved.wait()
+
+    async def _put(self, value: bytes) -> None:
+        """Put a record into the DHT, which repeats it from then on."""
+        pause = PERIOD[0]
+        while not self._moved.is_set():
             try:
                 await self._directory.put(NAME, value)
             except TetherError as error:

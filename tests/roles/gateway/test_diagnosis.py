@@ -131,6 +131,7 @@ async def test_netcheck_shows_each_source_peer_and_drop(world: World) -> None:
         "seeds": "ok",
         "multicast": "ok",
         "udp": "skip",
+        "mapping": "skip",
     }
     assert found["mechanisms"][1]["dropped"] == {"other-network": 4}
     first, second = found["peers"]
@@ -187,6 +188,7 @@ async def test_a_host_without_a_network_is_examined_as_far_as_it_goes() -> None:
         "seeds": "skip",
         "multicast": "skip",
         "udp": "skip",
+        "mapping": "skip",
         "tcp": "skip",
         "mtu": "skip",
         "tls": "skip",

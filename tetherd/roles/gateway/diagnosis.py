@@ -15,7 +15,7 @@ from tetherd.discovery import diagnosis
 from tetherd.discovery.claims import Seen
 from tetherd.discovery.diagnosis import Check, Counts
 from tetherd.discovery.hints import Drop
-from tetherd.discovery.nat import Sight, dial_in
+from tetherd.discovery.nat import Sight, dial_in, mapping
 from tetherd.discovery.peers import Peer
 from tetherd.discovery.racing import Missed, Reached
 from tetherd.errors import NotInNetwork
@@ -131,6 +131,7 @@ class Diagnosis:
             diagnosis.seeds(seeds, peers, member=member),
             diagnosis.multicast(self._senses.multicast(), member=member),
             diagnosis.udp(self._senses.datagrams(), member=member),
+            mapping(self._senses.sight().mapping, member=member),
         ]
 
     async def _examined(self, peers: list[Peer]) -> list[tuple[str, Finding]]:
