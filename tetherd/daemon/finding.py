@@ -48,7 +48,7 @@ from tetherd.wire.signatures import KeySigner
 
 Duty: TypeAlias = Callable[[Callable[[], None]], Coroutine[Any, Any, None]]
 
-SAVE: Final[Seconds] = 60.0
+SAVE: Final[Seconds] = 5.0
 HINT: Final[Seconds] = 15.0
 LOST: Final[Seconds] = 2.0
 AGAIN: Final[Seconds] = 10.0

@@ -265,9 +265,11 @@ class Membership:
         await asyncio.sleep(policy.SPREAD * chance)  # not all members at once
 
     async def _stay_young(self) -> None:
-        attempts = 0
+        attempts, hurry = 0, self.standing is not None and self.standing.moved  # others look for it where it was
         while self.standing is not None:
-            attempts = await self._tend(attempts)
+            if not attempts and not hurry:
+                await self._wait_until_due(self._chance())
+            attempts, hurry = await self._tend(attempts), False
 
     async def _retire(self) -> None:
         """On the founder, drop the keys before the newest when they have served their time."""
@@ -285,9 +287,7 @@ class Membership:
             await asyncio.sleep(pause)
 
     async def _tend(self, attempts: int) -> int:
-        """Wait until the certificate is due, renew it, and return how many attempts failed in a row."""
-        if attempts == 0:
-            await self._wait_until_due(self._chance())
+        """Renew the certificate; return how many attempts failed in a row."""
         if (standing := self.standing) is None:
             return 0  # it has just left
         now = self._clock.wall()
