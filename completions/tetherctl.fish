@@ -124,7 +124,7 @@ complete -c tetherctl -n '__tetherctl_at nodes revoke' -s h -l help -d 'Explain 
 complete -c tetherctl -n '__tetherctl_at nodes forget' -s y -l yes -d 'Do not ask.'
 complete -c tetherctl -n '__tetherctl_at nodes forget' -s h -l help -d 'Explain the command.'
 complete -c tetherctl -n '__tetherctl_at status' -s h -l help -d 'Explain the command.'
-complete -c tetherctl -n '__tetherctl_at doctor' -l only -x -d 'Only these checks: config, socket, seeds, multicast, udp, tcp, tls, clock, disk, files.'
+complete -c tetherctl -n '__tetherctl_at doctor' -l only -x -d 'Only these checks: config, socket, seeds, multicast, udp, mapping, tcp, mtu, tls, clock, disk, files.'
 complete -c tetherctl -n '__tetherctl_at doctor' -l strict -d 'Fail on warnings too.'
 complete -c tetherctl -n '__tetherctl_at doctor' -s h -l help -d 'Explain the command.'
 complete -c tetherctl -n '__tetherctl_at doctor peer' -s h -l help -d 'Explain the command.'
