@@ -97,9 +97,17 @@ class Fleet:
     def join(self, host: Host, *roles: str, **settings: Mapping[str, Any]) -> Resident:
         """Start a host's daemon and let it join with a token for its roles."""
         daemon = self.daemon(host, *roles, **settings).start()
+        self._invite(daemon, *roles)
+        return daemon
+
+    def rejoin(self, daemon: Resident, *roles: str) -> None:
+        """Let a host that was sent away forget the network, and join it once more."""
+        daemon.ctl("cluster", "leave", "--force", "--yes")
+        self._invite(daemon, *roles)
+
+    def _invite(self, daemon: Resident, *roles: str) -> None:
         wanted = [word for role in roles for word in ("--role", role)]
         daemon.ctl("cluster", "join", stdin=self._founder.ctl("cluster", "token", *wanted).stdout)
-        return daemon
 
     def end(self) -> None:
         for member in self.members.values():

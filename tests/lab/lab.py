@@ -24,6 +24,7 @@ Nat = Literal["cone", "symmetric"]
 WIDE: Final = "11.1.0.{}"
 WIDE6: Final = "2600:11::{}"
 LAN: Final = "10.{}.0.{}"
+INTERNET: Final = "internet"
 NOWHERE: Final = 254
 """The last part of the address that everything without a better route is sent to, and that forwards nothing."""
 
@@ -125,7 +126,7 @@ class Lab:
         try:
             self._wide = self._space("wide")
             self._bridge(self._wide, WIDE.format(NOWHERE))
-            self._wide.nft(table("internet", "p-*", [traffic("multicast")], []))
+            self._wide.nft(table(INTERNET, "p-*", [traffic("multicast")], []))
         except BaseException:
             self._end.close()
             raise
@@ -138,7 +139,7 @@ class Lab:
 
     def host(self, name: str, link: Conditions | None = None) -> Host:
         """Plug a new public host into the wide area; ``link``: over an emulated link, which is slower."""
-        return self.plug(name, self._wide, self._public(), gateway=WIDE.format(NOWHERE), link=link)
+        return self.plug(name, self._wide, self.elsewhere(), gateway=WIDE.format(NOWHERE), link=link)
 
     def site(self, name: str, nat: Nat = "cone", link: Conditions | None = None) -> Site:
         """Return a new LAN behind a router of its own, which lets nothing in that was not asked for."""
@@ -192,9 +193,14 @@ class Lab:
             "link set br0 up",
         )
 
-    def _public(self) -> list[str]:
+    def elsewhere(self) -> list[str]:
+        """Return addresses of the wide area that nobody has, and nobody will get."""
         number = next(self._numbers)
         return [WIDE.format(number), WIDE6.format(number)]
+
+    def neighbours(self) -> None:
+        """Let multicast pass between public hosts, as if they were in one building."""
+        self._wide.nft(f"delete table bridge {INTERNET}\n")
 
     # --- break -------------------------------------------------------------------------------------------------------
 
@@ -247,9 +253,13 @@ class Lab:
 
         return Fault([heal])
 
-    def readdress(self, host: Host) -> str:
-        """Give a host (a router, too) another address in the place of its old one, and return it."""
-        host.addresses = [LAN.format(host.site.number, next(host.site._numbers))] if host.site else self._public()
+    def readdress(self, host: Host, addresses: Sequence[str] = ()) -> str:
+        """Give a host (a router, too) another address in the place of its old one, and return it.
+
+        ``addresses``: those to give a public host, of ``elsewhere``; any otherwise.
+        """
+        inside = [LAN.format(host.site.number, next(host.site._numbers))] if host.site else self.elsewhere()
+        host.addresses = list(addresses) or inside
         host.configure()
         return host.address
 
