@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import random
 import threading
 from pathlib import Path
 
@@ -173,6 +174,23 @@ async def test_a_cancelled_inspection_kills_its_child(inspector, scratch):
         await task
     assert list(scratch.iterdir()) == []
     assert children() == ""
+
+
+async def test_cancelled_at_any_moment_and_again_it_leaves_nothing_behind(inspector, scratch):
+    pushed, seed = Pushed(**{"model.onnx": model()}), random.randrange(1 << 32)
+    print("seed", seed)
+    chance = random.Random(seed)
+    for _ in range(25):
+        task = asyncio.create_task(inspector.inspect(pushed.entries(), pushed.copy))
+        await asyncio.sleep(chance.choice([0, chance.uniform(0, 0.02)]))
+        for _ in range(chance.randint(1, 3)):
+            task.cancel()
+            for _ in range(chance.randint(0, 3)):
+                await asyncio.sleep(0)
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert list(scratch.iterdir()) == []
+        assert children() == ""
 
 
 async def test_an_inspection_that_is_cancelled_while_files_are_copied_leaves_none(inspector, scratch):

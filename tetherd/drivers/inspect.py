@@ -4,13 +4,13 @@ This process must never parse a model or import an engine.
 """
 
 import asyncio
+import contextlib
 import shutil
 import signal
 import sys
 import tempfile
+from asyncio.subprocess import Process
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -53,18 +53,40 @@ class ChildInspector:
                 fix="save the weights as external data beside the model",
             )
         async with self._turn:
-            directory, loop = Path(tempfile.mkdtemp(dir=self._scratch)), asyncio.get_running_loop()
-            hand = ThreadPoolExecutor(1)  # one thread, so that nothing is laid out any more when all is removed
+            unwanted = asyncio.Event()
+            work = asyncio.create_task(self._look(files, copy, name, unwanted))
             try:
-                await loop.run_in_executor(hand, _lay_out, directory, files, copy)
-                return await self._ask(directory, name, sum(file.size for file in files))
-            finally:
-                removed = loop.run_in_executor(hand, partial(shutil.rmtree, directory, ignore_errors=True))
-                hand.shutdown(wait=False)
-                await removed
+                return await asyncio.shield(work)
+            except asyncio.CancelledError:
+                unwanted.set()
+                while not work.done():  # it removes what it made, however often this is cancelled meanwhile
+                    with contextlib.suppress(asyncio.CancelledError):
+                        await asyncio.wait([work])
+                raise
 
-    async def _ask(self, directory: Path, name: str, size: int) -> Config:
-        child = await asyncio.create_subprocess_exec(
+    async def _look(
+        self,
+        files: Sequence[FileEntry],
+        copy: Callable[[Digest, Path], None],
+        name: str,
+        unwanted: asyncio.Event,
+    ) -> Config:
+        """Inspect in a task that nobody cancels: between two steps it may leave a child or files behind."""
+        directory = Path(tempfile.mkdtemp(dir=self._scratch))
+        try:
+            await asyncio.to_thread(_lay_out, directory, files, copy)
+            child = await self._start(directory, name, sum(file.size for file in files))
+            try:
+                return await self._ask(child, unwanted)
+            finally:
+                if child.returncode is None:
+                    child.kill()
+                await child.wait()
+        finally:
+            await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
+
+    async def _start(self, directory: Path, name: str, size: int) -> Process:
+        return await asyncio.create_subprocess_exec(
             *(sys.executable, "-P", "-s", "-B", "-m", "tetherd.drivers.onnx_inspect"),
             *(name, str(self._memory + 3 * size), str(int(self._timeout + _GRACE))),
             cwd=directory,
@@ -74,19 +96,21 @@ class ChildInspector:
             stderr=asyncio.subprocess.DEVNULL,
             start_new_session=True,
         )
-        assert child.stdout is not None
+
+    async def _ask(self, child: Process, unwanted: asyncio.Event) -> Config:
+        outcome, given_up = asyncio.create_task(_outcome(child)), asyncio.create_task(unwanted.wait())
         try:
-            async with asyncio.timeout(self._timeout):
-                answer = await _read(child.stdout)
-                code = await child.wait()
-        except TimeoutError as error:
-            raise ModelInvalid(
-                f"the model did not load within {self._timeout:g} s", fix="push a smaller or simpler model"
-            ) from error
+            await asyncio.wait([outcome, given_up], timeout=self._timeout, return_when=asyncio.FIRST_COMPLETED)
+            if unwanted.is_set():
+                raise asyncio.CancelledError
+            if not outcome.done():
+                raise ModelInvalid(
+                    f"the model did not load within {self._timeout:g} s", fix="push a smaller or simpler model"
+                )
+            answer, code = await outcome
         finally:
-            if child.returncode is None:
-                child.kill()
-                await child.wait()
+            outcome.cancel()
+            given_up.cancel()
         return _verdict(answer, code)
 
 
@@ -98,12 +122,13 @@ def _lay_out(directory: Path, files: Sequence[FileEntry], copy: Callable[[Digest
         copy(file.digest, target)
 
 
-async def _read(stream: asyncio.StreamReader) -> bytes:
-    """Return all of a stream, or as much of it as an answer may have."""
+async def _outcome(child: Process) -> tuple[bytes, int]:
+    """Return all that a child says, or as much of it as an answer may have, and its exit code."""
+    assert child.stdout is not None
     parts = bytearray()
-    while len(parts) <= MAX_ANSWER and (part := await stream.read(1 << 16)):
+    while len(parts) <= MAX_ANSWER and (part := await child.stdout.read(1 << 16)):
         parts += part
-    return bytes(parts)
+    return bytes(parts), await child.wait()
 
 
 def _verdict(answer: bytes, code: int) -> Config:
