@@ -139,6 +139,20 @@ def test_a_node_behind_nat_that_has_its_ports_mapped_is_dialled_from_outside(
     assert router.mappings() == []
 
 
+def test_a_founder_behind_nat_lets_in_who_comes_from_outside(
+    lab: Lab, fleet: Fleet, home: Site, route: Route
+) -> None:
+    """The token names the router's address, and so does the list of members; nothing else could lead here."""
+    router = route()
+    alone: dict[str, Any] = {"cluster": {"mdns": False, "dht": False}}
+    founder = fleet.found(home.host("founder"), *SERVES, cluster={**alone["cluster"], "port_mapping": True})
+    place = f"{home.router.address}:7444"
+    until(lambda: place in founder.ctl("cluster", "token").stdout.decode(), "tokens say where to come to")
+    assert len(router.mappings()) == 3
+    outside = fleet.join(lab.host("outside"), "worker", **alone)
+    until(lambda: peer(outside, "founder").get("dialled") == f"{home.router.address}:7443", "it is dialled")
+
+
 def test_a_node_that_does_not_ask_is_not_let_in(lab: Lab, fleet: Fleet, home: Site, route: Route) -> None:
     router = route(upnp=True)
     fleet.found(lab.host("founder"), *SERVES, **ALSO)

@@ -9,7 +9,7 @@ import importlib.util
 import logging
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Final
@@ -26,8 +26,11 @@ from tetherd.wire.portmapping import MAX_ANSWER, PORT, Ask, Method, decode, enco
 LOOK: Final[Seconds] = 30.0
 """How often it is looked whether there is another router by now."""
 
-GOODBYE: Final[Seconds] = 1.0
+GOODBYE: Final[Mapping[Method, Seconds]] = {"pcp": 1.0, "nat-pmp": 1.0, "upnp": 4.0}
 """How long the router may take to end the mappings; those it does not end run out by themselves."""
+
+PACE: Final[Seconds] = 0.005
+"""From one answer to the next: a router that sends without end gets no more of this process."""
 
 _ROUTES: Final = Path("/proc/net/route")
 _GATEWAY: Final = 0x0002
@@ -115,14 +118,18 @@ class PortMapping:
             self._fault = ""
             try:
                 while self._find() == router and _own_address(router) == me:
-                    await self._send(link, router, mapper, mapper.due(self._clock.monotonic()))
-                    if mapper.settled:
-                        self._tell()
-                    await self._listen(link, mapper, min(mapper.wake() - self._clock.monotonic(), LOOK))
+                    await self._converse(link, router, mapper, self._clock.monotonic() + LOOK)
             finally:
                 await self._release(link, router, mapper)
                 self._mapper = None
                 self._tell()
+
+    async def _converse(self, link: socket.socket, router: str, mapper: Mapper, until: Seconds) -> None:
+        while (now := self._clock.monotonic()) < until:
+            await self._send(link, router, mapper, mapper.due(now))
+            if mapper.settled:
+                self._tell()
+            await self._listen(link, mapper, min(mapper.wake(), until) - self._clock.monotonic())
 
     async def _send(self, link: socket.socket, router: str, mapper: Mapper, asks: Sequence[Ask]) -> None:
         if asks and asks[0].method == "upnp":
@@ -145,15 +152,15 @@ class PortMapping:
             mapper.spoilt()
         except OSError:  # nobody listens there, or it is out of reach for now; or the time is up
             return
+        await asyncio.sleep(PACE)
 
     async def _release(self, link: socket.socket, router: str, mapper: Mapper) -> None:
-        asks = mapper.release(self._clock.monotonic())
+        asks, patience = mapper.release(self._clock.monotonic()), GOODBYE[mapper.method]
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(GOODBYE):
+            async with asyncio.timeout(patience):
                 await self._send(link, router, mapper, asks)
-                for _ in asks:
-                    if asks[0].method != "upnp":
-                        await self._listen(link, mapper, GOODBYE)
+                for _ in asks if mapper.method != "upnp" else ():
+                    await self._listen(link, mapper, patience)
 
     def _tell(self) -> None:
         places = self.places()
