@@ -85,6 +85,12 @@ def shifts(connection, start, end) -> None:
     connection.sendall(head(206, end - start, content_range=f"bytes {start + 1}-{end}/{len(DATA)}") + DATA[start:end])
 
 
+def displaces(connection, start, end) -> None:
+    """Says what was asked for, and sends bytes from elsewhere that overlap it."""
+    good = right(start, end)
+    connection.sendall(good[: -(end - start)] + (DATA[1:] + DATA[:1])[start:end])
+
+
 def overflows(connection, start, end) -> None:
     connection.sendall(right(start, end) + b"more than was announced")
 
@@ -113,8 +119,22 @@ def counts(connection, start, end) -> None:
     connection.sendall(right(start, end).replace(b"length: ", b"length: " + b"9" * 5000, 1))
 
 
-HOSTILE = [dies, lies, drips, hangs, truncates, shifts, sends_all, babbles, never_heads, redirects, huge, overflows]
-HOSTILE += [counts]
+HOSTILE = [
+    dies,
+    lies,
+    drips,
+    hangs,
+    truncates,
+    shifts,
+    displaces,
+    sends_all,
+    babbles,
+    never_heads,
+    redirects,
+    huge,
+    overflows,
+]
+HOSTILE += [sends_all, babbles, never_heads, redirects, huge, overflows, counts]
 
 
 def test_one_source_gives_all_of_it(hosts: Hosts, client: BulkClient, path: Path) -> None:
@@ -151,7 +171,7 @@ def test_a_source_that_breaks_its_word_costs_nothing_but_itself(
     assert len(found.bytes_from) == 1 or answer is overflows
     if answer is drips:
         assert found.banned == {hostile.node: "sends less than 65,536 bytes a second"}
-    if answer is lies:
+    if answer in (lies, displaces):
         assert found.banned == {hostile.node: "sent wrong bytes"}
         assert hosts.asked(hostile) <= 2  # once on each connection
 

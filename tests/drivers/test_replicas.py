@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from certificates import home
-from sources import Hosts, blob_of, shelf
+from sources import Hosts, blob_of, head, shelf
 
 from tetherd.drivers.blobs import DiskBlobs
 from tetherd.drivers.drafts import Drafts
@@ -68,6 +68,20 @@ def test_what_arrived_of_it_stays_and_goes_on(hosts: Hosts, host: Host) -> None:
     assert host.names() == {".fetch"}
     host.fetcher.fetch(BLOB, [hosts.fair(shelf(DATA))])
     assert host.blobs.stat(BLOB.digest).complete
+
+
+def test_wrong_bytes_never_come_under_the_name_of_the_blob(hosts: Hosts, host: Host) -> None:
+    def lies(connection, start, end) -> None:
+        connection.sendall(head(206, end - start, content_range=f"bytes {start}-{end - 1}/{len(DATA)}"))
+        connection.sendall(bytes(end - start))
+
+    liar = hosts.hostile(BLOB, lies)
+    with pytest.raises(Unavailable, match="sent wrong bytes"):
+        host.fetcher.fetch(BLOB, [liar])
+    assert not host.blobs.stat(BLOB.digest).complete
+    assert BLOB.digest.removeprefix("sha256:") not in {path.name for path in host.folder.iterdir()}
+    host.fetcher.fetch(BLOB, [liar, hosts.fair(shelf(DATA))])
+    assert host.blobs.read(BLOB.digest, 0, len(DATA)) == (DATA, len(DATA))
 
 
 def test_what_nobody_goes_on_with_is_removed(host: Host) -> None:
