@@ -6,6 +6,7 @@ Imports between layers are held by import-linter; this holds what it cannot see.
 import ast
 import importlib.util
 import logging
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -63,6 +64,13 @@ ONLY_IN: Final = {
     "removeprefix('sha256:')": {"tetherd/types.py"},  # of a digest that was not checked it would make any path
 }
 """Words of code, and the only modules that may use them."""
+
+ATTACKS: Final = (
+    "tests/drivers/test_attacks.py",
+    "tests/drivers/test_hostile_members.py",
+    "tests/discovery/test_attacks.py",
+)
+"""Whose docstrings say by number what is tried, what is to come of it, and which test tries it."""
 
 ENGINES: Final = ("onnxruntime", "onnx", "torch")
 HEAVY: Final = ("cryptography", "zeroconf", "sqlalchemy", "http.client", "ifaddr")
@@ -169,6 +177,20 @@ def test_every_module_has_its_test() -> None:
     missing = {name for name in NAMES if not name.endswith("__init__.py") and not is_tested(name)}
     assert not missing - UNTESTED, f"write {[home(name) for name in sorted(missing - UNTESTED)]}"
     assert not UNTESTED - missing, f"take off tests/untested.txt: {sorted(UNTESTED - missing)}"
+
+
+def attacks() -> Iterator[tuple[int, Path, str]]:
+    """Return number, file and test of every attack that the tables of ATTACKS name."""
+    for table in ATTACKS:
+        text = ast.get_docstring(ast.parse((ROOT / table).read_text())) or ""
+        for number, place, name in re.findall(r"^(\d+)  .+\n +(?:(tests/\S+\.py)::)?(test_\w+)$", text, re.MULTILINE):
+            yield int(number), ROOT / (place or table), name
+
+
+def test_every_attack_has_its_test() -> None:
+    found = list(attacks())
+    assert sorted(number for number, _, _ in found) == list(range(51, 108))
+    assert not [(number, name) for number, path, name in found if f"def {name}(" not in path.read_text()]
 
 
 @pytest.mark.parametrize("layer", ["config", "drivers", "policy", "roles", "wire"])

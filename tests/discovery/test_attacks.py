@@ -1,5 +1,42 @@
-"""What hostile strangers, and hostile holders of the network key, can do to a node: nothing that lasts."""
+"""What hostile strangers, and hostile holders of the network key, can do to a node: nothing that lasts.
 
+The attacks on the hash table, multicast and relays, by number, wherever they are tried.
+
+92  a bad signature: refused
+        test_a_bad_signature_is_refused
+93  a record that expired: refused
+        test_times_and_numbers_out_of_bounds_are_refused
+94  an older number: refused
+        test_an_older_record_does_not_replace_a_newer_one
+95  the largest number: refused; it may grow by 2^20 a day
+        test_times_and_numbers_out_of_bounds_are_refused
+96  an hour ahead: refused; five minutes are forgiven
+        test_times_and_numbers_out_of_bounds_are_refused
+97  another network: refused
+        test_a_record_of_another_network_is_refused
+98  a record of 1 MB: refused
+        test_a_huge_record_fits_no_datagram_and_a_large_one_no_store
+99  a million records for one key: 20 kept, 10,000 in all, the nearest
+        test_a_million_records_fill_no_more_than_their_share
+100  addresses that lead elsewhere: never dialled
+        tests/discovery/test_addresses.py::test_discovery_never_leads_there
+101  1,000 invented nodes near a key: what was announced is found
+        test_a_thousand_invented_nodes_near_a_key_hide_nothing
+102  amplification: no answer is longer than its request
+        test_no_answer_is_longer_than_the_request_of_an_unverified_source
+103  floods of multicast: bounded memory, live peers stay
+        tests/drivers/test_mdns.py::test_a_flood_costs_little_and_drops_no_live_peer
+104  two nodes of one id: whoever proves the key wins, with an alarm
+        test_a_claimed_id_is_not_believed_without_its_key
+105  a relay that tampers, replays, reorders: the connection ends
+        tests/drivers/test_relay_tls.py::test_a_relay_that_changes_anything_breaks_the_connection
+106  a relay as an open proxy: refused
+        tests/roles/test_relay.py::test_only_members_ask_and_only_members_are_led_to
+107  a router that forgets its mappings: a new connection within 10 s
+        tests/lab/test_scenarios.py::test_a_router_gets_another_address_and_forgets_its_connections
+"""
+
+import tracemalloc
 from hashlib import sha256
 
 import pytest
@@ -7,8 +44,9 @@ from world import EPOCH, KEY, NETWORK, Pretender, World, pretended, rules
 
 from tetherd.discovery.contacts import Address
 from tetherd.discovery.exchange import Conflict
+from tetherd.discovery.ids import number
 from tetherd.discovery.limits import BURST
-from tetherd.discovery.store import PER_KEY, STRIDE
+from tetherd.discovery.store import MAX_RECORDS, PER_KEY, STRIDE, Store
 from tetherd.wire.datagrams import (
     MAX_DATAGRAM,
     NONCE,
@@ -27,7 +65,7 @@ from tetherd.wire.datagrams import (
     hello,
     padded,
 )
-from tetherd.wire.records import ANNOUNCEMENT, IMMUTABLE, Body, Record, write
+from tetherd.wire.records import ANNOUNCEMENT, IMMUTABLE, BadRecord, Body, Record, read, write
 from tetherd.wire.signatures import identify
 
 TOPIC = sha256(b"topic").digest()
@@ -160,6 +198,9 @@ def test_what_was_taken_back_is_not_brought_back(victim: Address, insider: Insid
 def test_a_huge_record_fits_no_datagram_and_a_large_one_no_store(victim: Address, insider: Insider) -> None:
     assert insider.put(victim, bytes(1033)) == Code.INVALID
     assert insider.put(victim, b"\x92" * 1000) == Code.INVALID
+    with pytest.raises(BadRecord) as refused:
+        read(announcement(insider.signer).blob + bytes(2**20), NETWORK, pretended)
+    assert refused.value.reason == "oversize"
 
 
 def test_no_key_holds_more_than_its_share(victim: Address, insider: Insider, world: World) -> None:
@@ -167,6 +208,29 @@ def test_no_key_holds_more_than_its_share(victim: Address, insider: Insider, wor
         assert insider.put(victim, announcement(Pretender(b"%d" % index))) == Code.OK
     store = world.nodes[victim].exchange.store
     assert len(store) == len(store.find(ANNOUNCEMENT, TOPIC, EPOCH)) == PER_KEY
+
+
+@pytest.mark.parametrize("count", [30_000, pytest.param(1_000_000, marks=[pytest.mark.slow, pytest.mark.timeout(900)])])
+def test_a_million_records_fill_no_more_than_their_share(count: int) -> None:
+    store = Store(sha256(b"own").digest())
+    crowd = [Pretender(b"%d" % index).public for index in range(1000)]
+    owners = [identify(public) for public in crowd]
+    tracemalloc.start()
+    for index in range(count):
+        # One key has the half of them; the others have keys everywhere. Proven they are before they come here.
+        name = TOPIC if index % 2 else sha256(b"%d" % (index // 40)).digest()
+        owner = owners[index // 2 % 1000]
+        body = Body(ANNOUNCEMENT, name, crowd[index // 2 % 1000], NOW, NOW, 600, b"x")
+        store.put(Record(body, name, owner, b"blob"), EPOCH)
+        assert len(store) <= MAX_RECORDS
+    assert tracemalloc.get_traced_memory()[1] < 64 * 2**20
+    tracemalloc.stop()
+    assert len(store.find(ANNOUNCEMENT, TOPIC, EPOCH)) <= PER_KEY
+    held = {number(key) ^ store._own for _, key in store._places}
+    others = {number(sha256(b"%d" % (index // 40)).digest()) ^ store._own for index in range(0, count, 2)} | {
+        number(TOPIC) ^ store._own
+    }
+    assert held == set(sorted(others)[: len(held)]), "those of the nearest keys are kept"
 
 
 def test_records_of_strangers_to_the_roster_are_refused(world: World, insider: Insider) -> None:
@@ -289,6 +353,28 @@ def test_a_thousand_invented_ids_near_a_key_hide_nothing(world: World) -> None:
     world.announce(alive[3], TOPIC)
     assert [each.owner for each in world.lookup(alive[12], TOPIC)] == [world.nodes[alive[3]].exchange.id]
     assert liar.named >= 1000
+
+
+def test_a_thousand_invented_nodes_near_a_key_hide_nothing(world: World) -> None:
+    """They hold the network's key and keys of their own, answer everybody, and are members of nothing."""
+    members: set[bytes] = set()
+    who = rules(member=lambda node: node in members)
+    alive = []
+    for _ in range(20):
+        alive.append(world.add(alive[:2], who))
+        members.add(world.nodes[alive[-1]].exchange.id)
+    crowd = [world.add(alive[:2]) for _ in range(1000)]
+    target = number(TOPIC)
+    near = sorted(crowd, key=lambda each: number(world.nodes[each].exchange.id) ^ target)
+    world.run(2)
+    for each in near[:100]:
+        world.nodes[each].exchange._responder._store.find = lambda *_: []  # type: ignore[method-assign]
+    world.announce(alive[3], TOPIC)
+    assert [each.owner for each in world.lookup(alive[12], TOPIC)] == [world.nodes[alive[3]].exchange.id]
+    assert {peer.id for peer in world.nodes[alive[12]].exchange.table} <= members
+    kept = [each for each in alive if len(world.nodes[each].exchange.store)]
+    assert kept
+    assert not any(len(world.nodes[each].exchange.store) for each in crowd)
 
 
 class Liar:

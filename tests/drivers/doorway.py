@@ -6,7 +6,7 @@ import socket
 import ssl
 import struct
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -63,7 +63,7 @@ class Doorway:
             GetBlob: self._blob,
             PutBlob: self._done,
             Remove: self._done,
-            Report: self._done,
+            Report: self._report,
             WatchCatalog: self._park,
         }
         server = Server(self.local, routes, clock=SystemClock(), max_message=MAX, lost=self.lost.append, door=self.door)
@@ -112,6 +112,11 @@ class Doorway:
         self.contexts.append(context)
         return Done()
 
+    async def _report(self, request: Report, context: Context) -> Done:
+        if request.worker == "theirs":
+            raise PermissionDenied("this worker is on another node")
+        return await self._done(request, context)
+
     async def _park(self, _: WatchCatalog, context: Context) -> Catalog:
         self.contexts.append(context)
         self.parked.release()
@@ -155,6 +160,12 @@ class Hands:
 
     def close(self) -> None:
         self.socket.close()
+
+
+async def attack(work: Callable[..., Any], *arguments: Any) -> Any:
+    """Do something blocking beside the server."""
+    async with asyncio.timeout(55):
+        return await asyncio.to_thread(work, *arguments)
 
 
 def frame(request: Request[Any], call: int = 1, *, method: str | None = None, kind: int = CALL) -> bytes:

@@ -18,7 +18,7 @@ import pytest
 from tetherd.drivers import blocking, nng
 from tetherd.drivers.blocking import BlockingCaller
 from tetherd.drivers.clock import SystemClock
-from tetherd.drivers.rpc import MAX_BAD_FRAMES, RemoteCaller, Server
+from tetherd.drivers.rpc import MAX_BAD, RemoteCaller, Server
 from tetherd.drivers.turns import Turn
 from tetherd.errors import (
     Cancelled,
@@ -417,7 +417,7 @@ async def test_garbage_is_refused_and_then_its_connection_closed(ipc: str) -> No
             codec, refused = Codec(), 0
             with pynng.Req0(resend_time=-1, recv_timeout=2000) as raw:
                 raw.dial(ipc, block=True)
-                for number in range(MAX_BAD_FRAMES + 1):
+                for number in range(MAX_BAD + 1):
                     try:
                         raw.send(bytes([number]) * number)
                         refused += codec.failure(codec.split(raw.recv())).code == "BAD_FRAME"
@@ -426,7 +426,7 @@ async def test_garbage_is_refused_and_then_its_connection_closed(ipc: str) -> No
             return refused
 
         refused = await loop.run_in_executor(None, send)
-        assert refused >= MAX_BAD_FRAMES - 1  # the last may be lost with the connection, or come over a new one
+        assert refused >= MAX_BAD - 1  # the last may be lost with the connection, or come over a new one
         await within(desk.told.wait())
         with calling(ipc) as caller:
             await caller.call(blob(), deadline=soon())

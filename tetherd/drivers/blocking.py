@@ -1,6 +1,7 @@
 """Requests to another process from threads: what runners use, where ``rpc`` needs an event loop."""
 
 import itertools
+import secrets
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -46,7 +47,8 @@ class BlockingCaller:
         self._redial = redial
         self._dialing = threading.Lock()
         self._max_message = max_message
-        self._ids = itertools.count(1)  # next() on it is atomic: lanes may share the connection, so also its call ids
+        # next() on it is atomic: lanes may share the connection, so also its call ids. No two callers have the same.
+        self._ids = itertools.count(secrets.randbits(48))
         self._lanes: list[Lane] = []
         self.closed = False
         self._socket: Any = None
@@ -67,9 +69,10 @@ class BlockingCaller:
 
         def call(request: Request[R], timeout: Seconds, sent: Callable[[], None] = lambda: None) -> R:
             attempts = ATTEMPTS if self._secret and request.REPEATABLE else 1
+            number = next(self._ids)
             while True:
                 attempts -= 1
-                header = Header(next(self._ids), request.METHOD, int(timeout * 1000))
+                header = Header(number, request.METHOD, int(timeout * 1000))
                 try:
                     message = lane.exchange(codec.encode(CALL, header, request), sent, timeout + GRACE)
                     break

@@ -27,6 +27,10 @@ MAX_CONNECTIONS: Final = 1024
 MAX_EXCESS: Final = 1000
 """A connection that sent this many messages beyond its node's share is closed."""
 
+MAX_SILENT: Final = 16
+"""Connections on which a node never asked anything; beyond this many, those that had ten seconds are closed."""
+
+_SILENCE: Final[Seconds] = 10.0
 _TICK: Final[Seconds] = 1.0
 _HURRY: Final[Seconds] = 0.2
 _LINGER: Final[Seconds] = 0.25
@@ -55,6 +59,7 @@ class Door:
         self._nodes: dict[int, str] = {}  # by connection; written on nng's threads
         self._remotes: dict[int, tuple[str, int]] = {}  # by connection; written by the sweep
         self._held: dict[int, Seconds] = {}  # connections that are not heard, and since when
+        self._silent: dict[int, Seconds] = {}  # connections on which nothing was asked yet, and since when
         self._excess: Counter[int] = Counter()
         self._audited: dict[tuple[str, str], Seconds] = {}
         self._handshakes = Handshakes({tls.target(address)[1] for address in addresses})
@@ -113,11 +118,13 @@ class Door:
             self._held[peer] = now
             self._admission.reject(node, now)
             _log.info("not hearing a node", extra={"peer_node": node, "reason": refusal.message})
+        self._silent[peer] = now
         self._desk.greet(peer)
 
     def begin(self, turn: Turn, data: Buffer, peer: int) -> None:
         """Pass a member's request on to the desk; refuse another's."""
         turn.node, now = self._nodes.get(peer, ""), self._clock.monotonic()
+        self._silent.pop(peer, None)
         if refusal := self._admission.refusal(turn.node, now):
             self._refuse(turn, refusal)
             if not self._admission.is_quarantined(turn.node, now):
@@ -138,6 +145,7 @@ class Door:
         """Drop a connection that ended."""
         self._nodes.pop(peer, None)
         self._held.pop(peer, None)
+        self._silent.pop(peer, None)
         self._excess.pop(peer, None)
         self._desk.forget(peer)
 
@@ -167,6 +175,7 @@ class Door:
             self._listen()  # the address was taken while the certificate changed
         for peer, node in list(self._nodes.items()):
             self._review(peer, node, now)
+        self._end_silent(now)
         ended = await asyncio.to_thread(self._sweep, now)
         if ended:
             _log.info("ended %d handshakes that took too long or were too many", ended)
@@ -181,6 +190,15 @@ class Door:
             nng.close_pipe(self._socket, peer)
         elif now - self._held[peer] > (_QUARANTINED if self._admission.is_quarantined(node, now) else _HELD):
             nng.close_pipe(self._socket, peer)
+
+    def _end_silent(self, now: Seconds) -> None:
+        """Close what a node opened and never used: a few wait for something to ask, more only take places."""
+        spare = Counter(self._nodes.get(peer, "") for peer in self._silent)
+        for peer, since in list(self._silent.items()):
+            node = self._nodes.get(peer, "")
+            if spare[node] > MAX_SILENT and now - since >= _SILENCE:
+                spare[node] -= 1
+                nng.close_pipe(self._socket, peer)
 
     def _sweep(self, now: Seconds) -> int:
         known = self._remotes  # a connection keeps its other end, and to ask for it takes longer than all the rest

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import secrets
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -18,6 +19,7 @@ from tetherd.drivers import contexts, ipc, nng
 from tetherd.drivers.diagnosis import explain
 from tetherd.drivers.door import Door
 from tetherd.drivers.nng import Secret
+from tetherd.drivers.once import Once
 from tetherd.drivers.reaching import ATTEMPTS, CONNECT, IPC, REDIAL, unreachable
 from tetherd.drivers.turns import Turn
 from tetherd.errors import (
@@ -25,6 +27,7 @@ from tetherd.errors import (
     Cancelled,
     DeadlineExceeded,
     Internal,
+    PermissionDenied,
     QueueFull,
     TetherError,
     Unimplemented,
@@ -38,8 +41,8 @@ from tetherd.wire.messages import Done, Request
 K = TypeVar("K")
 R = TypeVar("R")
 
-MAX_BAD_FRAMES: Final = 64
-"""A connection that sent this many malformed frames is closed."""
+MAX_BAD: Final = 64
+"""A connection that sent this many malformed frames, or requests that its node may not make, is closed."""
 
 MAX_CALLS: Final = 4096
 """Calls that one connection from another host may have under way."""
@@ -81,6 +84,7 @@ class Server:
         self._gone: dict[int, None] = {}  # in order, to forget the oldest
         self._unwanted: dict[tuple[int, int], None] = {}
         self._bad: dict[int, int] = defaultdict(int)
+        self._once = Once(clock)
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Serve until cancelled. Raises BadConfig where an address cannot be listened on, or not safely."""
@@ -120,8 +124,7 @@ class Server:
             else:
                 raise BadFrame("a reply came where calls are answered")
         except TetherError as error:
-            if isinstance(error, BadFrame):
-                self._count_bad(turn, peer)
+            self._judge(error, turn, peer)
             self._finish(turn, self._codec.encode(FAILURE, Header(0), error.failure()))
 
     def _start(self, turn: Turn, frame: Frame, peer: int) -> None:
@@ -164,8 +167,9 @@ class Server:
     async def _answer(self, turn: Turn, handler: Handler, message: Any, context: Context, call: int) -> None:
         REQUEST_ID.set(context.request_id)
         try:
-            kind, reply = REPLY, await handler(message, context)
+            kind, reply = REPLY, await self._do(handler, message, context, call)
         except TetherError as error:
+            self._judge(error, turn, context.peer)
             kind, reply = FAILURE, error.failure()
         except asyncio.CancelledError:
             kind, reply = FAILURE, Cancelled("the caller went away").failure()
@@ -174,18 +178,25 @@ class Server:
             kind, reply = FAILURE, Internal("the request met a bug; the log has the details").failure()
         self._finish(turn, self._codec.encode(kind, Header(call), reply))
 
+    async def _do(self, handler: Handler, message: Any, context: Context, call: int) -> Any:
+        if not (context.node and message.ONCE):
+            return await handler(message, context)
+        return await self._once.do((context.node, message.METHOD, call), partial(handler, message, context))
+
     def _finish(self, turn: Turn, buffers: list[Buffer] | None) -> None:
         try:
             turn.answer(buffers)
         except TetherError as error:
             turn.answer(self._codec.encode(FAILURE, Header(0), error.failure()))
 
-    def _count_bad(self, turn: Turn, peer: int) -> None:
-        if peer in self._gone:
+    def _judge(self, error: TetherError, turn: Turn, peer: int) -> None:
+        """Count what only a broken or hostile peer sends, and hang up when there is too much of it."""
+        bad = isinstance(error, BadFrame) or (turn.node and isinstance(error, PermissionDenied))
+        if not bad or peer in self._gone:
             return
         self._bad[peer] += 1
-        if self._bad[peer] >= MAX_BAD_FRAMES:
-            _log.warning("closing a connection that sent %d malformed frames", MAX_BAD_FRAMES, extra={"peer": peer})
+        if self._bad[peer] >= MAX_BAD:
+            _log.warning("closing a connection that sent %d requests nobody may make", MAX_BAD, extra={"peer": peer})
             turn.hang_up()
             if self._door and turn.node:
                 self._door.reprimand(turn.node)
@@ -232,7 +243,7 @@ class RemoteCaller:
         self._clock = clock
         self._max_message = max_message
         self._codec = Codec()
-        self._ids = itertools.count(1)
+        self._ids = itertools.count(secrets.randbits(48))  # no two callers of a node give calls the same numbers
         self._pipes: set[int] = set()
         self._connected = asyncio.Event()
         self._free: list[_Exchange] = []
@@ -256,9 +267,10 @@ class RemoteCaller:
         TooLarge before anything is sent.
         """
         attempts = ATTEMPTS if self._secret and request.REPEATABLE else 1
+        call = next(self._ids)
         while True:
             try:
-                frame = self._codec.split(await self._ask(request, deadline, request_id))
+                frame = self._codec.split(await self._ask(request, call, deadline, request_id))
             except _Unsent:
                 continue
             except TimeoutError:
@@ -273,14 +285,13 @@ class RemoteCaller:
             reply: R = self._codec.message(frame, request.REPLY)
             return reply
 
-    async def _ask(self, request: Request[Any], deadline: Seconds, request_id: str) -> Buffer:
+    async def _ask(self, request: Request[Any], call: int, deadline: Seconds, request_id: str) -> Buffer:
         remaining = deadline - self._clock.monotonic()
         if remaining <= 0:
             raise DeadlineExceeded("the request's time ran out before it was sent")
         if not self._pipes:
             await self._connect(min(remaining, CONNECT))
             remaining = max(deadline - self._clock.monotonic(), 0.0)
-        call = next(self._ids)
         header = Header(call, request.METHOD, int(remaining * 1000) + 1, request_id)
         message = self._pack(CALL, header, request)
         try:

@@ -25,12 +25,15 @@ class Request(Message, Generic[Reply]):
 
     A node of another host may send it if it has one of ``ROLES``, so by default none may; the same host always may.
     ``REPEATABLE``: a caller whose connection was lost may send it again, twice done is as good as once.
+    ``ONCE``: twice is not as good later on, when others have changed what it changes; so whoever answers another host
+    gives the same call of a node the same answer for ten minutes, and does nothing.
     """
 
     METHOD: ClassVar[str] = ""
     REPLY: ClassVar[Any] = None
     ROLES: ClassVar[frozenset[RoleName]] = frozenset()
     REPEATABLE: ClassVar[bool] = False
+    ONCE: ClassVar[bool] = False
 
 
 class Done(Message):
@@ -220,6 +223,7 @@ class Ensure(Request[Done]):
     REPLY = Done
     ROLES = frozenset({"gateway"})
     REPEATABLE = True
+    ONCE = True
     model: str
     number: int
     version: Digest
@@ -235,6 +239,7 @@ class Release(Request[Done]):
     REPLY = Done
     ROLES = frozenset({"gateway"})
     REPEATABLE = True
+    ONCE = True
     model: str
     number: int = 0
     refuse: bool = True
@@ -436,6 +441,7 @@ class Commit(Request[Version]):
     REPLY = Version
     ROLES = frozenset({"gateway", "manager"})
     REPEATABLE = True
+    ONCE = True
     model: str
     files: list[FileEntry]
     alias: str = "latest"
@@ -457,6 +463,7 @@ class MoveAlias(Request[Alias]):
     METHOD = "alias.move"
     REPLY = Alias
     ROLES = frozenset({"gateway"})
+    ONCE = True
     model: str
     alias: str
     number: int
@@ -469,6 +476,7 @@ class Rollback(Request[Alias]):
     METHOD = "alias.rollback"
     REPLY = Alias
     ROLES = frozenset({"gateway"})
+    ONCE = True
     model: str
     alias: str
 
@@ -480,6 +488,7 @@ class SetServing(Request[Done]):
     REPLY = Done
     ROLES = frozenset({"gateway"})
     REPEATABLE = True
+    ONCE = True
     model: str
     serving: bool
 
@@ -490,6 +499,7 @@ class Remove(Request[Done]):
     METHOD = "model.remove"
     REPLY = Done
     ROLES = frozenset({"gateway"})
+    ONCE = True
     model: str
     number: int = 0
 
