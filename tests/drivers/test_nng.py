@@ -13,7 +13,7 @@ import pytest
 from certificates import home
 
 from tetherd.drivers import nng
-from tetherd.errors import BadConfig, TetherError, TooLarge
+from tetherd.errors import BadConfig, TetherError
 from tetherd.types import Credentials
 
 
@@ -51,13 +51,6 @@ def test_what_is_no_address_is_refused(address: str) -> None:
         nng.listen(found, address)
     with nng.closing(nng.open_req(1 << 20)) as found, pytest.raises(BadConfig):
         nng.dial(found, address)
-
-
-def test_a_message_is_its_parts_one_after_the_other() -> None:
-    message = nng.pack([b"ab", bytearray(b"cd"), memoryview(b"efgh")[::1], b""], 8)
-    assert nng.unpack(message)[0] == b"abcdefgh"
-    with pytest.raises(TooLarge, match="9 bytes"):
-        nng.pack([b"abcdefgh", b"i"], 8)
 
 
 async def test_connections_are_told_when_they_begin_and_end(tmp_path: Path) -> None:
