@@ -15,7 +15,7 @@ from statistics import median
 
 import uvloop
 
-from tetherd.drivers import contexts, ipc, nng
+from tetherd.drivers import contexts, ipc, nng, nng_operations
 from tetherd.drivers.lane import Lane
 from tetherd.drivers.turns import Turn
 from tetherd.types import Buffer
@@ -64,7 +64,7 @@ def _plain(folder: Path) -> None:
 def _carriers(folder: Path) -> dict[str, Callable[[bytes], object]]:
     request = nng.open_req(LIMIT)
     nng.dial(request, f"ipc://{folder}/nng")
-    by_nng = nng.BlockingContext(request, 5.0, LIMIT)
+    by_nng = nng_operations.BlockingContext(request, 5.0, LIMIT)
     by_lane = Lane(folder / "ours", 5.0, LIMIT)
     plain = socket.socket(socket.AF_UNIX)
     plain.connect(str(folder / "plain"))

@@ -136,11 +136,12 @@ async def test_a_host_joins_and_renews(network: Network) -> None:
 
 
 async def test_hosts_still_join_after_the_listener_got_its_next_certificate(network: Network) -> None:
+    before = network.credentials.chain_pem
     chain = await network.renew()
     await Host().join(network.invite())
     host, _, port = network.address.rpartition(":")
     shown = await asyncio.to_thread(ssl.get_server_certificate, (host, int(port)))
-    assert enrolment.leaf_digest(shown) == enrolment.leaf_digest(chain) != enrolment.leaf_digest(before.chain_pem)
+    assert enrolment.leaf_digest(shown) == enrolment.leaf_digest(chain) != enrolment.leaf_digest(before)
 
 
 async def test_join_tokens_of_before_lead_in_while_the_root_changes_and_after_it(network: Network) -> None:

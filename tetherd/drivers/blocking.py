@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 
-from tetherd.drivers import nng
+from tetherd.drivers import nng, nng_operations
 from tetherd.drivers.lane import Lane
 from tetherd.drivers.nng import Secret
 from tetherd.drivers.reaching import ATTEMPTS, CONNECT, IPC, REDIAL, unreachable
@@ -112,7 +112,7 @@ class BlockingCaller:
 
     def _open(self) -> _Exchange:
         if self._socket is not None:
-            return nng.BlockingContext(self._socket, CONNECT, self._max_message)
+            return nng_operations.BlockingContext(self._socket, CONNECT, self._max_message)
         lane = Lane(Path(self.address.removeprefix(IPC)), CONNECT, self._max_message)
         self._lanes.append(lane)
         return lane

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
-from tetherd.drivers import nng
+from tetherd.drivers import nng, nng_operations
 from tetherd.drivers.turns import Desk
 from tetherd.types import Buffer, Seconds
 
@@ -24,7 +24,7 @@ def answering(socket: Any, desk: Desk, limit: int) -> Iterator[None]:
     """Have ``desk`` answer what comes to a REP socket, in messages of up to ``limit`` bytes; close it at the end."""
     loop = asyncio.get_running_loop()
     with nng.closing(socket):
-        pool = _Pool(socket, nng.Completions(loop), desk, limit)
+        pool = _Pool(socket, nng_operations.Completions(loop), desk, limit)
         nng.watch_pipes(socket, loop, desk.greet, pool.forget)
         pool.top_up()
         yield
@@ -33,7 +33,7 @@ def answering(socket: Any, desk: Desk, limit: int) -> Iterator[None]:
 class _Pool:
     """As many contexts as there are requests under way, and a few that nobody has asked yet."""
 
-    def __init__(self, socket: Any, completions: nng.Completions, desk: Desk, limit: int) -> None:
+    def __init__(self, socket: Any, completions: nng_operations.Completions, desk: Desk, limit: int) -> None:
         self.desk = desk
         self.limit = limit
         self.socket = socket
@@ -92,17 +92,17 @@ class _Context:
 
     apart: Final = None
 
-    def __init__(self, pool: _Pool, socket: Any, completions: nng.Completions) -> None:
+    def __init__(self, pool: _Pool, socket: Any, completions: nng_operations.Completions) -> None:
         self._pool = pool
         self._peer = 0
         self.node = ""
-        self.operation = nng.Operation(socket, completions, self._received)
+        self.operation = nng_operations.Operation(socket, completions, self._received)
 
     def answer(self, buffers: Iterable[Buffer] | None) -> None:
         """Send the answer, if any. Raises TooLarge, and may be called again then."""
         if buffers is not None:
-            message = nng.pack(buffers, self._pool.limit)
-            size = nng.length(message)
+            message = nng_operations.pack(buffers, self._pool.limit)
+            size = nng_operations.length(message)
             self.operation.send(message, _STALLED)
             if self.operation.sending():
                 self._pool.owe(self._peer, size)
@@ -129,7 +129,7 @@ class _Context:
             data, self._peer = self.operation.received()
             self._pool.took()
             self._pool.desk.begin(self, data, self._peer)
-        elif result in (nng.CLOSED, nng.CANCELED):
+        elif result in (nng_operations.CLOSED, nng_operations.CANCELED):
             self._pool.retire(self)
         else:
             self.operation.receive()

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from tetherd.drivers import contexts, ipc, nng
+from tetherd.drivers import contexts, ipc, nng, nng_operations
 from tetherd.drivers.diagnosis import explain
 from tetherd.drivers.door import Door
 from tetherd.drivers.nng import Secret
@@ -249,7 +249,7 @@ class RemoteCaller:
         self._free: list[_Exchange] = []
         self._busy: set[_Exchange] = set()
         loop = asyncio.get_running_loop()
-        self._completions = nng.Completions(loop)
+        self._completions = nng_operations.Completions(loop)
         self._socket = nng.open_req(max_message, secret.node if secret else "")
         nng.watch_pipes(self._socket, loop, self._gain, self._lose)
         nng.dial(self._socket, address, secret)
@@ -378,7 +378,7 @@ class RemoteCaller:
         return self._free.pop()
 
     def _pack(self, kind: int, header: Header, message: Any) -> Any:
-        return nng.pack(self._codec.encode(kind, header, message), self._max_message)
+        return nng_operations.pack(self._codec.encode(kind, header, message), self._max_message)
 
     def _cancel(self, call: int) -> None:
         with contextlib.suppress(TetherError):  # this caller is closed: the connection's end cancels it
@@ -396,12 +396,12 @@ class _Exchange:
     __slots__ = ("_busy", "_free", "_operation", "_waiter")
 
     def __init__(
-        self, socket: Any, completions: nng.Completions, free: "list[_Exchange]", busy: "set[_Exchange]"
+        self, socket: Any, completions: nng_operations.Completions, free: "list[_Exchange]", busy: "set[_Exchange]"
     ) -> None:
         self._free = free
         self._busy = busy
         self._waiter: asyncio.Future[Buffer] | None = None
-        self._operation = nng.Operation(socket, completions, self._received)
+        self._operation = nng_operations.Operation(socket, completions, self._received)
 
     def start(self, message: Any, timeout: Seconds) -> asyncio.Future[Buffer]:
         self._waiter = waiter = asyncio.get_running_loop().create_future()
@@ -428,12 +428,12 @@ class _Exchange:
         if not waiter.done():
             if result == 0:
                 waiter.set_result(data)
-            elif result == nng.TIMED_OUT:
+            elif result == nng_operations.TIMED_OUT:
                 waiter.set_exception(TimeoutError())
-            elif result == nng.CANCELED:
+            elif result == nng_operations.CANCELED:
                 waiter.set_exception(_Unsent())
             else:
-                why = "this process is stopping" if result == nng.CLOSED else "the connection was lost"
+                why = "this process is stopping" if result == nng_operations.CLOSED else "the connection was lost"
                 waiter.set_exception(ConnectionResetError(why))
         self._busy.discard(self)
         self._free.append(self)
