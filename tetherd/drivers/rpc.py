@@ -189,10 +189,10 @@ class Server:
         except TetherError as error:
             turn.answer(self._codec.encode(FAILURE, Header(0), error.failure()))
 
-    def _judge(self, error: TetherError, turn: Turn, peer: int) -> None:
+    def _judge(self, error: TetherError, turn: Turn, peer: int | None) -> None:
         """Count what only a broken or hostile peer sends, and hang up when there is too much of it."""
         bad = isinstance(error, BadFrame) or (turn.node and isinstance(error, PermissionDenied))
-        if not bad or peer in self._gone:
+        if not bad or peer is None or peer in self._gone:
             return
         self._bad[peer] += 1
         if self._bad[peer] >= MAX_BAD:
