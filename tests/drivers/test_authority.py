@@ -1,5 +1,6 @@
 """The network's authority: who gets in, who gets in once, and what it signs."""
 
+import shutil
 import stat
 import threading
 from pathlib import Path
@@ -10,9 +11,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from tetherd.drivers import authority, certificates, roots
+from tetherd.drivers import authority, certificates, durable, roots
 from tetherd.drivers.authority import GRACE, NetworkAuthority
 from tetherd.drivers.certificates import DAY, LEAF_LIFE, spki_of
+from tetherd.drivers.members import MemberLedger
 from tetherd.errors import (
     BadRoster,
     Conflict,
@@ -236,10 +238,27 @@ def test_founding_again_changes_nothing(folder: Path) -> None:
 def test_keys_are_for_their_owner_alone(folder: Path) -> None:
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o600}
-    (folder / "issuing.key").chmod(0o640)
-    with pytest.raises(Forbidden, match="0640") as caught:
+
+
+SECRETS = ["root.key", "issuing.key", "root-2.key", "issuing-2.key", authority.LEDGER, f"{authority.LEDGER}-wal"]
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o660])
+@pytest.mark.parametrize("name", SECRETS)
+def test_what_others_can_read_is_refused(home: NetworkAuthority, folder: Path, name: str, mode: int) -> None:
+    home.rotate([], NOW, force=False)
+    (folder / name).chmod(mode)
+    with pytest.raises(Forbidden, match=f"{mode:04o}") as caught:
         NetworkAuthority(folder, ENROL)
     assert "chmod 600" in caught.value.fix
+    assert name in caught.value.message
+
+
+@pytest.mark.parametrize("mode", [0o720, 0o702, 0o777])
+def test_a_directory_that_others_can_put_files_into_is_refused(folder: Path, mode: int) -> None:
+    folder.chmod(mode)
+    with pytest.raises(Forbidden, match="put files into"):
+        NetworkAuthority(folder, ENROL)
 
 
 @pytest.mark.parametrize("damage", [b"", b"-----BEGIN PRIVATE KEY-----\n", None])
@@ -317,6 +336,51 @@ def test_a_crash_in_the_middle_of_a_rotation_is_gone_over(folder: Path, steps: i
     for expected in [authority.ANNOUNCED, authority.SWITCHED, authority.STEADY][steps:]:
         assert home.rotate(["w-9"], NOW, force=True) == expected
     home.close()
+
+
+class Crash(BaseException):
+    """The power is gone."""
+
+
+def test_a_crash_at_any_write_of_a_rotation_is_gone_over(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def crash_at(step: int) -> None:
+        left = [step]
+        for owner, name in ((durable, "write"), (durable, "remove"), (MemberLedger, "rotate")):
+            real = getattr(owner, name)
+
+            def failing(*args: object, real: object = real) -> None:
+                if left[0] == 0:
+                    raise Crash
+                left[0] -= 1
+                real(*args)  # type: ignore[operator]
+
+            patch.setattr(owner, name, failing)
+
+    for step in range(20):
+        copy = tmp_path / str(step)
+        shutil.copytree(folder, copy)
+        home = NetworkAuthority(copy, ENROL)
+        pin, network = spki_digest(parse(home.roots)[0]), read(home).network
+        crashed = False
+        with monkeypatch.context() as patch:
+            crash_at(step)
+            try:
+                for _ in range(3):
+                    home.rotate([], NOW, force=True)
+            except Crash:
+                crashed = True
+        home.close()
+        home = NetworkAuthority(copy, ENROL)
+        while home.rotate([], NOW, force=True) != authority.STEADY:
+            pass
+        (present,) = parse(home.roots)
+        assert heirs(pin, [present], parse(home.lineage)) == [present]
+        assert spki_digest(present) != pin
+        assert verify(home.roster(), [present], network).roots == home.roots
+        home.close()
+    assert not crashed, "there are more steps than were tried"
 
 
 def test_nobody_is_asked_for_when_it_is_by_force(home: NetworkAuthority) -> None:

@@ -53,6 +53,17 @@ def test_secrets_that_others_can_get_at_are_refused(tmp_path: Path, mode: int) -
     assert f"chmod 600 {path}" in caught.value.fix
 
 
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o601])
+def test_what_another_library_reads_is_guarded_too(tmp_path: Path, mode: int) -> None:
+    path = tmp_path / "ledger.db"
+    durable.guard(path)
+    path.touch(mode=0o600)
+    durable.guard(path)
+    path.chmod(mode)
+    with pytest.raises(Forbidden, match=f"{mode:04o}"):
+        durable.guard(path)
+
+
 def test_links_and_special_files_are_refused(tmp_path: Path) -> None:
     durable.write(tmp_path / "file", b"one")
     (tmp_path / "link").symlink_to(tmp_path / "file")

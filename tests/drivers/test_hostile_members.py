@@ -308,7 +308,7 @@ async def test_nobody_ends_what_another_asked_for(doorway: Doorway) -> None:
     def cancel() -> None:
         for number in (7, 8):
             hands = Hands(doorway.port, node)
-            hands.ask(frame(Done(), 7, method="", kind=CANCEL))
+            hands.ask(frame(Done(), 7, method="", kind=CANCEL))  # type: ignore[arg-type]
             hands.say(frame(WatchCatalog(0), 7), 0x80000000 + number)
             hands.close()
 

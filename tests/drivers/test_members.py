@@ -1,9 +1,12 @@
 """The authority's ledger against a model of it: whatever is done in whatever order, one token lets in one host."""
 
+import contextlib
+import shutil
 import tempfile
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
@@ -22,8 +25,12 @@ def as_member(node: str) -> Member:
     return Member(node=node, name=f"host-{node[0]}", roles=(), addresses=("192.0.2.1:1",))
 
 
+class Killed(Exception):
+    """The process ended at this instant."""
+
+
 class Ledger(RuleBasedStateMachine):
-    """A ledger that is closed and opened in between, beside plain dictionaries."""
+    """A ledger that is closed, killed and opened in between, beside plain dictionaries."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -36,7 +43,9 @@ class Ledger(RuleBasedStateMachine):
         self.key = 1  # the newest that is shared
         self.tokens: dict[bytes, list[object]] = {}  # when it expires, who used it
         self.members: dict[str, bool] = {}  # whether it was revoked
-        self.used: dict[bytes, str] = {}
+        self.labels: dict[str, dict[str, str]] = {}
+        self.rotation = (1, 0)
+        self.copies = 0
 
     def teardown(self) -> None:
         self.ledger.close()
@@ -51,6 +60,35 @@ class Ledger(RuleBasedStateMachine):
         self.ledger.close()
         self.ledger = MemberLedger(self.path)
         self.ledger.found("f" * 16, "other", self.now)
+
+    @rule(
+        token=token_ids, node=nodes, change=st.sampled_from(["admit", "revoke", "forget", "label", "rotate", "rekey"])
+    )
+    def is_killed_before_a_change_is_made(self, token: bytes, node: str, change: str) -> None:
+        changes = {
+            "admit": lambda: self.ledger.admit(token, as_member(node), self.now),
+            "revoke": lambda: self.ledger.change(node, self.now, revoked=self.now),
+            "forget": lambda: self.ledger.forget(node, self.now),
+            "label": lambda: self.ledger.change(node, self.now, labels={"killed": "yes"}),
+            "rotate": lambda: self.ledger.rotate(9, 9, self.now),
+            "rekey": lambda: self.ledger.rekey(TTL, self.now),
+        }
+        self.copies += 1
+        left = self.path.parent / str(self.copies)
+
+        def kill(_: object) -> None:
+            left.mkdir()
+            for each in self.path.parent.glob(f"{self.path.name}*"):
+                shutil.copy(each, left)
+            raise Killed
+
+        sa.event.listen(self.ledger._database._engine, "commit", kill)
+        with contextlib.suppress(Killed, TetherError):
+            changes[change]()
+        self.ledger.close()
+        if left.exists():  # what was on disk at that instant is all there is
+            self.path = left / self.path.name
+        self.ledger = MemberLedger(self.path)
 
     @rule(token=token_ids)
     def invite(self, token: bytes) -> None:
@@ -78,12 +116,39 @@ class Ledger(RuleBasedStateMachine):
         if not self.tokens[token][1]:
             self.tokens[token][1] = node
             self.epoch += 1
+            self.labels[node] = {}
         self.members[node] = False
 
     @rule(token=token_ids, first=nodes, second=nodes)
     def race(self, token: bytes, first: str, second: str) -> None:
+        """Two hosts come at once, to two processes that hold the file."""
         self.admit(token, first)
+        before, self.ledger = self.ledger, MemberLedger(self.path)
         self.admit(token, second)
+        before.close()
+
+    @rule(node=nodes, value=st.sampled_from(["", "x", "é"]))
+    def label(self, node: str, value: str) -> None:
+        if node not in self.members:
+            with pytest.raises(NodeNotFound):
+                self.ledger.change(node, self.now, labels={"zone": value})
+            return
+        self.epoch += self.labels[node] != {"zone": value}
+        self.labels[node] = {"zone": value}
+        assert self.ledger.change(node, self.now, labels={"zone": value}).labels == {"zone": value}
+
+    @rule()
+    def rotate(self) -> None:
+        generation, step = self.rotation
+        self.rotation = (generation, step + 1) if step < 2 else (generation + 1, 0)
+        self.ledger.rotate(*self.rotation, self.now)
+        self.epoch += 1
+
+    @rule(node=nodes)
+    def is_refused_when_it_may_not_take_part(self, node: str) -> None:
+        refusal = {None: NodeNotFound, True: Revoked, False: None}[self.members.get(node)]
+        with pytest.raises(refusal) if refusal else contextlib.nullcontext():
+            assert self.ledger.member(node).node == node
 
     @rule(node=nodes)
     def revoke(self, node: str) -> None:
@@ -130,6 +195,9 @@ class Ledger(RuleBasedStateMachine):
         state = self.ledger.state()
         assert (state.network, state.name, state.epoch) == ("0" * 16, "home", self.epoch)
         assert {each.node: bool(each.revoked) for each in state.members} == self.members
+        assert {each.node: each.labels for each in state.members} == {node: self.labels[node] for node in self.members}
+        assert (state.generation, state.rotation) == self.rotation
+        assert state.changed <= self.now
         assert len({each.name for each in state.members}) == len(state.members)
         *older, newest = state.keys
         assert (newest.epoch, newest.ends) == (self.key, 0.0)

@@ -12,7 +12,7 @@ from tetherd.drivers import durable, keys
 from tetherd.drivers.clock import SystemClock
 from tetherd.drivers.enrolment import EnrolmentServer
 from tetherd.drivers.papers import DiskPapers
-from tetherd.errors import BadRoster, Conflict, InUse, NodeNotFound, NotInNetwork, Revoked, Unreachable
+from tetherd.errors import BadRoster, Conflict, Forbidden, InUse, NodeNotFound, NotInNetwork, Revoked, Unreachable
 from tetherd.policy.membership import Standing
 from tetherd.types import RoleName
 
@@ -270,6 +270,18 @@ async def test_a_host_that_was_away_while_the_root_changed_comes_back(
         renewed = await asyncio.to_thread(again.renew)
     assert renewed.roster.roots == founder.standing.roster.roots
     assert not renewed.outdated
+
+
+async def test_whom_to_trust_is_not_asked_of_a_directory_that_others_can_write_to(
+    founder: Founder, tmp_path: Path
+) -> None:
+    await founder.join(papers(tmp_path, "b"))
+    folder = tmp_path / "b" / "identity"
+    folder.chmod(0o770)
+    with pytest.raises(Forbidden, match="put files into"):
+        papers(tmp_path, "b").load()
+    folder.chmod(0o750)
+    assert papers(tmp_path, "b").load() is not None
 
 
 async def test_leaving_leaves_nothing(founder: Founder, tmp_path: Path) -> None:

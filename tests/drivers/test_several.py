@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from tetherd.drivers.reaching import CONNECT
 from tetherd.drivers.several import SeveralCaller, Way
 from tetherd.errors import Conflict, TetherError, Unreachable
 from tetherd.wire.messages import Catalog, SetServing, WatchCatalog
@@ -16,9 +17,11 @@ class Node:
         self.connected = connected
         self.error = error
         self.asked: list[Any] = []
+        self.waited: list[float] = []
         self.catalog = Catalog(0, [], [])
 
-    async def call(self, request: Any, *, deadline: float, request_id: str = "") -> Any:
+    async def call(self, request: Any, *, deadline: float, request_id: str = "", patience: float = -1.0) -> Any:
+        self.waited.append(patience)
         self.asked.append((request, deadline, request_id))
         if self.error:
             raise self.error
@@ -52,6 +55,15 @@ async def test_one_that_is_known_to_be_away_keeps_nobody_waiting() -> None:
     assert first.asked == []
     first.connected = True
     assert await read(caller) is first.catalog
+
+
+async def test_who_loses_its_connection_is_not_waited_for_while_another_one_is_there() -> None:
+    first, second, third = Node(error=Unreachable("gone")), Node(error=Unreachable("gone")), Node()
+    await read(managers(first, second, third))
+    assert (first.waited, second.waited, third.waited) == ([0.0], [0.0], [CONNECT])
+    third.connected = False
+    await read(managers(second, third))
+    assert second.waited[1:] == [CONNECT]
 
 
 async def test_where_none_is_connected_each_is_tried_in_order() -> None:

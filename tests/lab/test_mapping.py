@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from fleet import Fleet, Resident
-from harness import until
+from harness import DIGITS, EXAMPLE, is_right, until
 from lab import LAN, Host, Lab, Site
 from router import MappingRouter, reason_no_daemon
 
@@ -113,6 +113,12 @@ def peer(member: Resident, name: str) -> dict[str, Any]:
     return next((one for one in known if one["name"] == name), {})
 
 
+def dialled(member: Resident, name: str) -> str:
+    """Wait until a node has a connection to another one, and return where that leads."""
+    found: str = until(lambda: peer(member, name).get("dialled"), f"{name} is dialled", patience=60)
+    return found
+
+
 def check(member: Resident) -> dict[str, Any]:
     """Return what a node says of its router."""
     (found,) = json.loads(member.ctl("doctor", "--only", "mapping", "-o", "json").stdout)["checks"]
@@ -129,7 +135,7 @@ def test_a_node_behind_nat_that_has_its_ports_mapped_is_dialled_from_outside(
     fleet.found(lab.host("founder"), *SERVES, **ALSO)
     inside = fleet.join(home.host("inside"), "orchestrator", **MAPS)
     outside = fleet.join(lab.host("outside"), "worker", **ALSO)
-    until(lambda: peer(outside, "inside").get("dialled") == f"{home.router.address}:7443", "it is dialled", patience=60)
+    assert dialled(outside, "inside") == f"{home.router.address}:7443"
     assert peer(outside, "inside")["path"] == "direct"
     said = check(inside)
     assert said["state"] == "ok"
@@ -147,8 +153,23 @@ def test_a_founder_behind_nat_lets_in_who_comes_from_outside(lab: Lab, fleet: Fl
     place = f"{home.router.address}:7444"
     until(lambda: place in founder.ctl("cluster", "token").stdout.decode(), "tokens say where to come to")
     assert len(router.mappings()) == 3
+    founder.ctl("models", "push", str(DIGITS))
     outside = fleet.join(lab.host("outside"), "worker", **alone)
-    until(lambda: peer(outside, "founder").get("dialled") == f"{home.router.address}:7443", "it is dialled")
+    assert dialled(outside, "founder") == f"{home.router.address}:7443"
+    assert is_right(founder.infer("digits", EXAMPLE["inputs"]).ok()["outputs"])
+
+
+def test_two_nodes_behind_one_router_are_each_dialled_at_a_port_of_their_own(
+    lab: Lab, fleet: Fleet, home: Site, route: Route
+) -> None:
+    route()
+    fleet.found(lab.host("founder"), *SERVES, **ALSO)
+    for name in ("one", "two"):
+        fleet.join(home.host(name), "orchestrator", **MAPS)
+    outside = fleet.join(lab.host("outside"), "worker", **ALSO)
+    places = [dialled(outside, name) for name in ("one", "two")]
+    assert {place.rpartition(":")[0] for place in places} == {home.router.address}
+    assert len(set(places)) == 2
 
 
 def test_a_node_that_does_not_ask_is_not_let_in(lab: Lab, fleet: Fleet, home: Site, route: Route) -> None:

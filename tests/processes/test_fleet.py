@@ -2,6 +2,7 @@
 
 import json
 import socket
+import stat
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 import pytest
 from harness import DIGITS, EXAMPLE, PATIENCE, Host, free_port, is_right, new_host, until
 from members import answers, ask, member, restart, workers
+
+AUTHORITY = ("root.key", "issuing.key", "authority.db")
 
 
 class Pair:
@@ -219,3 +222,25 @@ def test_a_key_that_others_can_read_stops_the_daemon(pair: Pair, host: Host) -> 
     pair.b.start(wait=False)
     assert pair.b.wait_end(PATIENCE) == 1
     assert "other users can read it" in pair.b.logged()
+
+
+def test_what_is_secret_is_for_its_owner_alone(pair: Pair, host: Host) -> None:
+    pair.join()
+    for name in ("a", "b"):
+        home = host.folder / name
+        folders = [home / each for each in ("state", "state/identity", "run")]
+        assert {stat.S_IMODE(folder.stat().st_mode) for folder in folders} == {0o700}
+        kept = [path for path in (home / "state").rglob("*") if path.is_file() and path.suffix != ".lock"]
+        secrets = [path for path in kept if path.parent.name in ("identity", "authority")]
+        assert {stat.S_IMODE(path.stat().st_mode) for path in secrets} == {0o600}
+        sockets = [path for path in (home / "run").iterdir() if path.is_socket()]
+        assert {stat.S_IMODE(path.stat().st_mode) & 0o022 for path in sockets} == {0}
+    pair.a.stop()
+    for name in ("identity/key.pem", "identity/network.json", *(f"authority/{each}" for each in AUTHORITY)):
+        path = host.folder / "a" / "state" / name
+        path.chmod(0o640)
+        pair.a.start(wait=False)
+        assert pair.a.wait_end() == 1, name
+        assert f"{path} holds a secret key" in pair.a.logged()
+        path.chmod(0o600)
+    pair.a.start()

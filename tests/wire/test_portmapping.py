@@ -86,6 +86,7 @@ def test_a_router_that_speaks_the_other_protocol_says_so() -> None:
         pcp(protocol=132),
         pcp(address=bytes(15) + b"\1"),
         pcp(tail=b"\0"),
+        pcp(tail=bytes(MAX_ANSWER)),
         nat_pmp()[:-1],
         nat_pmp() + b"\0",
         nat_pmp(opcode=131),

@@ -284,7 +284,9 @@ class Finding:
         key = load_pem_private_key(standing.credentials.key_pem.encode(), None)
         assert isinstance(key, ec.EllipticCurvePrivateKey), "keys of nodes are P-256"
         rules = Rules(serves=self._dialable, member=self._is_member, allow=self._is_allowed)
-        listen = [addresses.split(self._config.cluster.udp)] if self._dialable else [("0.0.0.0", 0)]  # noqa: S104
+        listen = addresses.sockets(self._config.cluster.udp)
+        if not self._dialable:
+            listen = [("0.0.0.0", 0), *([("::", 0)] if interfaces.has_ipv6() else [])]  # noqa: S104
         async with Dht(KeySigner(key), Keyring(standing.network, standing.keys), rules, listen) as dht:
             self._dht, self._fault = dht, ""
             try:
@@ -307,6 +309,8 @@ class Finding:
         if me is None or not me.addresses or not ports:
             return None
         rest = {service: port for service, port in ports.items() if service != "rpc"}
+        if bulk := self._outside.place("bulk"):
+            rest["bulk"] = parse(bulk).port  # the port on this host is told with every address of its files
         places = (self._outside.place("rpc"), *self._standing.here)
         return Endpoint(tuple(dict.fromkeys(place for place in places if place)), rest)
 

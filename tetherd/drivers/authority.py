@@ -44,13 +44,16 @@ class NetworkAuthority:
     ``lineage``: former roots and what leads from each to the next (PEM), for those who know no later one.
 
     ``enrol``: HOST:PORT where hosts reach it, as tokens and nodes are told. Raises Forbidden for keys that others can
-    read, StorageFailed for damaged ones.
+    read and a directory that they can put files into, StorageFailed for damaged keys.
     """
 
     def __init__(self, directory: Path, enrol: tuple[str, ...]) -> None:
         self._directory = directory
         self.enrol = enrol
         self._lock = threading.Lock()
+        directories.private(directory)
+        for file in directory.glob(f"{LEDGER}*"):
+            durable.guard(file)  # it holds the keys that members share, and what proves a token
         self._ledger = MemberLedger(directory / LEDGER)
         self._signed: SignedRoster | None = None
         self._signed_epoch = 0

@@ -1,5 +1,6 @@
 """Small files that are either as they were or as they are meant to be, also after a power failure."""
 
+import contextlib
 import errno
 import os
 import stat
@@ -45,15 +46,18 @@ def read(path: Path, *, secret: bool = False) -> bytes | None:
         found = os.fstat(source)
         if not stat.S_ISREG(found.st_mode) or found.st_size > MAX_BYTES:
             raise StorageFailed(f"{path} is not a plain file of at most {MAX_BYTES} bytes", fix="move it away")
-        if secret and (found.st_mode & _OTHERS or found.st_uid not in (os.geteuid(), 0)):
-            raise Forbidden(
-                f"{path} holds a secret key, and other users can read it (mode {stat.S_IMODE(found.st_mode):04o})",
-                fix=f"chmod 600 {path}; if somebody may have read it, make a new one: leave the network and join again",
-            )
+        if secret:
+            _check_secret(path, found)
         with os.fdopen(os.dup(source), "rb") as file:
             return file.read(MAX_BYTES)
     finally:
         os.close(source)
+
+
+def guard(path: Path) -> None:
+    """Raise Forbidden if ``path``, which somebody else reads and writes, is there and other users can read it."""
+    with contextlib.suppress(FileNotFoundError):
+        _check_secret(path, path.lstat())
 
 
 def remove(path: Path) -> None:
@@ -72,6 +76,14 @@ def sync(directory: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _check_secret(path: Path, found: os.stat_result) -> None:
+    if found.st_mode & _OTHERS or found.st_uid not in (os.geteuid(), 0):
+        raise Forbidden(
+            f"{path} holds a secret key, and other users can read it (mode {stat.S_IMODE(found.st_mode):04o})",
+            fix=f"chmod 600 {path}; if somebody may have read it, make a new one: leave the network and join again",
+        )
 
 
 def _failed(deed: str, path: Path, error: OSError) -> StorageFailed | StorageFull:

@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple
 import pynng
 from pynng import ffi, lib
 
+from tetherd.drivers import silence
 from tetherd.errors import BadConfig, Internal, InUse, PermissionDenied
 from tetherd.types import Credentials, Seconds, is_node_id
 
@@ -53,6 +54,8 @@ def open_req(max_message: int, node: str = "") -> Any:
     socket = _bounded(pynng.Req0(resend_time=-1), max_message)
     socket.reconnect_time_min, socket.reconnect_time_max = _RECONNECT_MS
     guard(socket, lambda _, found: found == node)
+    if node:
+        socket.add_post_pipe_connect_cb(_bound_silence)
     return socket
 
 
@@ -228,6 +231,12 @@ def guard(socket: Any, welcome: Callable[[int, str], bool]) -> None:
 
     socket.add_pre_pipe_connect_cb(check)
     socket.add_post_pipe_connect_cb(check_again)
+
+
+def _bound_silence(pipe: Any) -> None:
+    with contextlib.suppress(pynng.exceptions.NNGException):  # it has ended by itself
+        host, _, port = str(pipe.local_address).rpartition(":")
+        silence.bound(host.strip("[]"), int(port))
 
 
 def remote_of(pipe: Any) -> tuple[str, int] | None:

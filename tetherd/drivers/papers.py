@@ -11,7 +11,7 @@ from typing import Any
 from cryptography import x509
 
 from tetherd.drivers import authority as authorities
-from tetherd.drivers import joining
+from tetherd.drivers import directories, joining
 from tetherd.drivers.authority import NetworkAuthority
 from tetherd.drivers.certificates import spki_of
 from tetherd.drivers.joining import Applicant
@@ -56,6 +56,7 @@ class DiskPapers:
             home = self._identity.home()
             if home is None:
                 return None
+            directories.private(self.directory)  # whoever can put files there says whom this host trusts
             if authorities.exists(self._authority_directory):
                 authority = self._open_authority()
                 self._stand(home, self._identity.roster())
@@ -155,19 +156,6 @@ class DiskPapers:
         """Drop the shared keys before the newest; see ports.Papers."""
         self._require_authority().retire(self._clock.wall())
         return self.publish()
-
-    def reach(self, address: str, enrol: str) -> Standing:
-        """Be reached at these places too; see ports.Papers."""
-        with self._lock:
-            self._require()
-            home = self._identity.home()
-            assert home is not None
-            self._addresses, self._enrol = (_with(*each) for each in zip(self._own, (address, enrol), strict=True))
-            if self.authority is None:
-                return self._stand(home, self._identity.roster())  # its certificate's renewal tells the others
-            self.authority.enrol = self._enrol
-            self.authority.move(home.node, self._addresses, self._clock.wall())
-            return self.publish()
 
     def reach(self, address: str, enrol: str) -> Standing:
         """Be reached at these places too; see ports.Papers."""

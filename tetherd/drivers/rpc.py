@@ -189,10 +189,10 @@ class Server:
         except TetherError as error:
             turn.answer(self._codec.encode(FAILURE, Header(0), error.failure()))
 
-    def _judge(self, error: TetherError, turn: Turn, peer: int) -> None:
+    def _judge(self, error: TetherError, turn: Turn, peer: int | None) -> None:
         """Count what only a broken or hostile peer sends, and hang up when there is too much of it."""
         bad = isinstance(error, BadFrame) or (turn.node and isinstance(error, PermissionDenied))
-        if not bad or peer in self._gone:
+        if not bad or peer is None or peer in self._gone:
             return
         self._bad[peer] += 1
         if self._bad[peer] >= MAX_BAD:
@@ -260,17 +260,19 @@ class RemoteCaller:
         """Whether there is a connection now."""
         return bool(self._pipes)
 
-    async def call(self, request: Request[R], *, deadline: Seconds, request_id: str = "") -> R:
+    async def call(
+        self, request: Request[R], *, deadline: Seconds, request_id: str = "", patience: Seconds = CONNECT
+    ) -> R:
         """Return the reply.
 
-        Raises what the callee raised; Unreachable when there is no connection for 3 s or it is lost; DeadlineExceeded;
-        TooLarge before anything is sent.
+        Raises what the callee raised; Unreachable when there is no connection for ``patience`` or it is lost;
+        DeadlineExceeded; TooLarge before anything is sent.
         """
         attempts = ATTEMPTS if self._secret and request.REPEATABLE else 1
         call = next(self._ids)
         while True:
             try:
-                frame = self._codec.split(await self._ask(request, call, deadline, request_id))
+                frame = self._codec.split(await self._ask(request, call, deadline, request_id, patience))
             except _Unsent:
                 continue
             except TimeoutError:
@@ -285,12 +287,14 @@ class RemoteCaller:
             reply: R = self._codec.message(frame, request.REPLY)
             return reply
 
-    async def _ask(self, request: Request[Any], call: int, deadline: Seconds, request_id: str) -> Buffer:
+    async def _ask(
+        self, request: Request[Any], call: int, deadline: Seconds, request_id: str, patience: Seconds
+    ) -> Buffer:
         remaining = deadline - self._clock.monotonic()
         if remaining <= 0:
             raise DeadlineExceeded("the request's time ran out before it was sent")
         if not self._pipes:
-            await self._connect(min(remaining, CONNECT))
+            await self._connect(min(remaining, patience))
             remaining = max(deadline - self._clock.monotonic(), 0.0)
         header = Header(call, request.METHOD, int(remaining * 1000) + 1, request_id)
         message = self._pack(CALL, header, request)

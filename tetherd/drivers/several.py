@@ -3,6 +3,7 @@
 from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
+from tetherd.drivers.reaching import CONNECT
 from tetherd.errors import Unreachable
 from tetherd.ports import Caller
 from tetherd.types import RoleName, Seconds
@@ -12,11 +13,17 @@ R = TypeVar("R")
 
 
 class Connecting(Caller, Protocol):
-    """A caller that knows whether it has a connection."""
+    """A caller that knows whether it has a connection; ``patience``: how long a call waits for one."""
 
     @property
     def connected(self) -> bool:
         """Whether there is a connection now."""
+        ...
+
+    async def call(
+        self, request: Request[R], *, deadline: Seconds, request_id: str = "", patience: Seconds = CONNECT
+    ) -> R:
+        """See ports.Caller."""
         ...
 
 
@@ -42,9 +49,12 @@ class SeveralCaller:
     async def call(self, request: Request[R], *, deadline: Seconds, request_id: str = "") -> R:
         """Return the reply. Raises Unreachable where no node that may answer can be reached, and what a node raises."""
         lost = Unreachable(f"no node of the network is known to have the role {self._role}")
-        for way in self._order(type(request)):
+        ways = self._order(type(request))
+        for number, way in enumerate(ways, 1):
+            # Whoever lost its connection is not waited for while another one has one.
+            patience = 0.0 if any(other.caller.connected for other in ways[number:]) else CONNECT
             try:
-                return await way.caller.call(request, deadline=deadline, request_id=request_id)
+                return await way.caller.call(request, deadline=deadline, request_id=request_id, patience=patience)
             except Unreachable as error:
                 lost = error
         if type(request) in self._shared or len(self.ways) < 2:
