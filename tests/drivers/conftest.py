@@ -1,10 +1,12 @@
 """Drivers are tested on the event loop that daemons run on: its transports are not asyncio's own."""
 
 import sys
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
 import uvloop
 
 # Test modules are not part of a package; what they share is found beside them.
@@ -13,3 +15,21 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 def pytest_asyncio_loop_factories(config: Any, item: Any) -> Mapping[str, Callable[[], Any]]:
     return {"uvloop": uvloop.new_event_loop}
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="tr") as name:
+        yield Path(name)
+
+
+@pytest.fixture(params=["ipc", "tcp"])
+def address(request: pytest.FixtureRequest, place: Path) -> str:
+    from desks import free_port
+
+    return f"ipc://{place}/rpc.sock" if request.param == "ipc" else f"tcp://127.0.0.1:{free_port()}"
+
+
+@pytest.fixture
+def ipc(place: Path) -> str:
+    return f"ipc://{place}/rpc.sock"

@@ -15,7 +15,8 @@ from certificates import home
 from tetherd.drivers import mutual, nng, tls
 from tetherd.drivers.clock import SystemClock
 from tetherd.drivers.door import Door
-from tetherd.drivers.rpc import RemoteCaller, Server
+from tetherd.drivers.remote import RemoteCaller
+from tetherd.drivers.rpc import Server
 from tetherd.errors import PermissionDenied
 from tetherd.policy.admission import Admission
 from tetherd.ports import Context

@@ -22,7 +22,7 @@ import tetherd
 from tetherd.drivers import descriptors, nng
 from tetherd.drivers.clock import SystemClock
 from tetherd.drivers.descriptors import HELD, MOST, Guard, Share
-from tetherd.drivers.rpc import RemoteCaller
+from tetherd.drivers.remote import RemoteCaller
 from tetherd.errors import TetherError
 from tetherd.types import Credentials
 from tetherd.wire.messages import GetFleet

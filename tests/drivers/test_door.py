@@ -15,7 +15,7 @@ from tetherd.drivers import nng
 from tetherd.drivers.blocking import BlockingCaller
 from tetherd.drivers.clock import SystemClock
 from tetherd.drivers.door import Door
-from tetherd.drivers.rpc import RemoteCaller
+from tetherd.drivers.remote import RemoteCaller
 from tetherd.errors import BadConfig, Cancelled, InUse, PermissionDenied, TetherError, Unreachable
 from tetherd.policy.admission import REJECTS
 from tetherd.types import Credentials

@@ -11,7 +11,8 @@ import pytest
 
 from tetherd.drivers.clock import SystemClock
 from tetherd.drivers.local import LocalCaller
-from tetherd.drivers.rpc import RemoteCaller, Server
+from tetherd.drivers.remote import RemoteCaller
+from tetherd.drivers.rpc import Server
 from tetherd.errors import ModelNotFound, Unimplemented
 from tetherd.ports import Caller, Context
 from tetherd.testing import Connection

@@ -13,7 +13,7 @@ from tetherd.drivers import silence
 from tetherd.drivers.clock import SystemClock
 from tetherd.drivers.descriptors import borrowed, sockets
 from tetherd.drivers.nng import Secret
-from tetherd.drivers.rpc import RemoteCaller
+from tetherd.drivers.remote import RemoteCaller
 from tetherd.wire.messages import GetFleet
 
 

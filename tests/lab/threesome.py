@@ -18,7 +18,8 @@ from tetherd.drivers.clock import SystemClock
 from tetherd.drivers.door import Door
 from tetherd.drivers.junction import SocketJunction
 from tetherd.drivers.nng import Secret
-from tetherd.drivers.rpc import RemoteCaller, Server
+from tetherd.drivers.remote import RemoteCaller
+from tetherd.drivers.rpc import Server
 from tetherd.drivers.tunnels import SocketTunnels
 from tetherd.policy.admission import Admission
 from tetherd.policy.relaying import Limits

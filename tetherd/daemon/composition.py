@@ -18,7 +18,8 @@ from tetherd.drivers.local import LocalCaller, NobodyCaller
 from tetherd.drivers.nng import TLS
 from tetherd.drivers.papers import DiskPapers
 from tetherd.drivers.processes import ProcessLauncher
-from tetherd.drivers.rpc import RemoteCaller, Server
+from tetherd.drivers.remote import RemoteCaller
+from tetherd.drivers.rpc import Server
 from tetherd.errors import NotInNetwork
 from tetherd.policy.balance import STRATEGIES
 from tetherd.ports import Caller, Clock, Engine, Handler, Role

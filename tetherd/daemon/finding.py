@@ -30,7 +30,7 @@ from tetherd.drivers.mdns import Mdns
 from tetherd.drivers.mutual import dialling
 from tetherd.drivers.nng import TLS
 from tetherd.drivers.paths import TlsProber
-from tetherd.drivers.rpc import RemoteCaller
+from tetherd.drivers.remote import RemoteCaller
 from tetherd.drivers.udp import Dht
 from tetherd.drivers.vitals import HostVitals
 from tetherd.errors import StorageFailed, StorageFull, TetherError

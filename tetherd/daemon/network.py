@@ -14,7 +14,7 @@ from tetherd.drivers.door import Door
 from tetherd.drivers.enrolment import EnrolmentServer
 from tetherd.drivers.nng import TLS, Secret
 from tetherd.drivers.papers import DiskPapers
-from tetherd.drivers.rpc import RemoteCaller
+from tetherd.drivers.remote import RemoteCaller
 from tetherd.drivers.several import SeveralCaller, Way
 from tetherd.policy import membership as policy
 from tetherd.policy.admission import Admission
