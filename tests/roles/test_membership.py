@@ -405,6 +405,16 @@ async def test_who_cannot_tell_leaves_by_force_only() -> None:
 
 
 @simulated
+async def test_who_was_sent_away_leaves_without_telling() -> None:
+    founder, worker = pair()
+    await founder.membership.change(B, revoked=1.0)
+    assert founder.membership.standing is not None
+    await worker.membership._take(worker.papers.accept, founder.membership.standing.signed, {})
+    await worker.membership.leave(None, force=False)
+    assert worker.papers.left
+
+
+@simulated
 async def test_the_founder_of_others_leaves_by_force_only() -> None:
     founder, _ = pair()
     with pytest.raises(Conflict, match="authority"):

@@ -1,5 +1,6 @@
 """``tetherctl doctor peer``: why another node cannot be reached, found out step by step by the daemon of this host."""
 
+import re
 from collections.abc import Iterator
 from typing import Annotated, Any, Final
 from urllib.parse import quote
@@ -11,11 +12,13 @@ from tetherctl.session import Session
 
 SCHEMA: Final = "tether.doctor.peer/v1"
 PATIENCE: Final = 60.0
+PORT: Final = 7443
+"""Where nodes take connections of other hosts unless told otherwise."""
 
 
 def peer(
     ctx: Context,
-    address: Annotated[str, Argument(metavar="HOST:PORT", help="Where the node takes connections of other hosts.")],
+    address: Annotated[str, Argument(metavar="HOST[:PORT]", help="Where the node takes connections of other hosts.")],
 ) -> int:
     """Say why another node cannot be reached at an address.
 
@@ -23,10 +26,16 @@ def peer(
     it cannot be reached.
     """
     session: Session = ctx.obj
-    path = f"/api/v1/doctor/peer/{quote(address, safe='')}"
+    path = f"/api/v1/doctor/peer/{quote(_with_port(address), safe='')}"
     document = session.client.json("GET", path, timeout=PATIENCE)
     session.out.record(SCHEMA, document, _lines(document), document["cause"])
     return 0 if document["reachable"] else 1
+
+
+def _with_port(address: str) -> str:
+    if address.count(":") > 1 and not address.startswith("["):
+        address = f"[{address}]"
+    return address if re.search(r":\d+$", address) else f"{address}:{PORT}"
 
 
 def _lines(document: dict[str, Any]) -> Iterator[str]:

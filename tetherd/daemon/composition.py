@@ -3,7 +3,7 @@
 import os
 import secrets
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from tetherd import __version__
 from tetherd.config.schema import Config
@@ -39,6 +39,8 @@ from tetherd.wire.assignments import Assignment, Site
 from tetherd.wire.chunks import BlobSource, Ways, said
 from tetherd.wire.messages import Request
 
+_SENT_AWAY: Final = "this node was sent away from its network; to go on alone: tetherctl cluster leave"
+
 
 class Daemon:
     """One host's roles, each given what it needs of the others and of the outside."""
@@ -59,6 +61,7 @@ class Daemon:
         self._models: Models | None = None
         self._orchestrator: Orchestrator | None = None
         self._roles: list[Role] = []
+        standing = membership.standing
         facts = Facts(
             version=__version__,
             node=config.node.name,
@@ -66,7 +69,8 @@ class Daemon:
             pid=os.getpid(),
             address=f"http://{config.gateway.listen}" if self._hosts("gateway") else "",
             started=clock.monotonic(),
-            network=membership.standing.roster.name if membership.standing else "",
+            network=standing.roster.name if standing else "",
+            barred=_SENT_AWAY if standing and standing.me is None else "",
         )
         makers: dict[RoleName, Callable[[], Role]] = {
             "manager": self._manager,

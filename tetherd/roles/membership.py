@@ -139,7 +139,7 @@ class Membership:
                 "this host holds the authority of the network, and without it nobody can join or renew",
                 fix="to end the network for all its nodes, say tetherctl cluster leave --force",
             )
-        if not standing.founder:
+        if not standing.founder and standing.me is not None:  # who was sent away has nobody to tell
             try:
                 if authority is None:
                     raise NotInNetwork("where the network's authority is, is not known", fix="leave with --force")

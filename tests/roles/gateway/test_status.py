@@ -4,8 +4,10 @@ from typing import Any
 
 import pytest
 
+from tetherd.drivers.clock import SystemClock
 from tetherd.errors import Unreachable
 from tetherd.roles.gateway.fleet import Fleet
+from tetherd.roles.gateway.status import Facts, Status
 from tetherd.wire import messages as m
 
 
@@ -37,6 +39,12 @@ async def test_before_the_first_catalog(worlds: Any) -> None:
         world.gateway._view.models.clear()
         assert "catalog" in (await world.ask("GET", "/health")).json()["reason"]
         assert (await world.ask("GET", "/api/v1/models/double")).status_code == 503
+
+
+async def test_a_host_that_may_serve_nobody_is_not_ready() -> None:
+    clock = SystemClock()
+    status = Status(facts=Facts(version="1", node="n", roles=(), pid=1, barred="it was sent away"), clock=clock)
+    assert await status.reason() == "it was sent away"
 
 
 async def test_status(world: Any) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import unquote
 
 import msgspec
 import pytest
@@ -50,3 +51,26 @@ def test_what_is_wrong_is_said_with_what_to_do(ctl: Any, serve: Any) -> None:
 
 def test_an_address_is_needed(ctl: Any) -> None:
     assert ctl("doctor", "peer").returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [
+        ("10.0.0.1", "10.0.0.1:7443"),
+        ("host.lan:99", "host.lan:99"),
+        ("2001:db8::1", "[2001:db8::1]:7443"),
+        ("[2001:db8::1]", "[2001:db8::1]:7443"),
+        ("[2001:db8::1]:99", "[2001:db8::1]:99"),
+    ],
+)
+def test_a_port_need_not_be_said(ctl: Any, daemon: Any, said: str, meant: str) -> None:
+    asked: list[str] = []
+
+    def act(http: Any) -> bool:
+        asked.append(unquote(http.path.removeprefix("/api/v1/doctor/peer/")))
+        http.reply(200, GOOD)
+        return True
+
+    daemon.rules.append(act)
+    assert ctl("doctor", "peer", said).returncode == 0
+    assert asked == [meant]

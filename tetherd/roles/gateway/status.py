@@ -16,7 +16,8 @@ from tetherd.types import Seconds
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """What does not change while a daemon runs. ``started`` is on the monotonic clock.
 
-    ``network``: the name of the one that the host is in, if it is in one.
+    ``network``: the name of the one that the host is in, if it is in one. ``barred``: why this host serves nobody
+    whatever else is the case, empty if nothing keeps it from that.
     """
 
     version: str
@@ -26,6 +27,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     address: str = ""
     started: Seconds = 0.0
     network: str = ""
+    barred: str = ""
 
 
 class Status:
@@ -69,6 +71,8 @@ class Status:
         return (await self._look())[0]
 
     async def _look(self) -> tuple[str, dict[str, Any]]:
+        if self._facts.barred:
+            return self._facts.barred, {}
         if self._orchestrator is None:
             return "", {}
         fleet = await look(self._orchestrator, self._clock, self._view().unloaded if self._view else ())
