@@ -284,7 +284,9 @@ class Finding:
         key = load_pem_private_key(standing.credentials.key_pem.encode(), None)
         assert isinstance(key, ec.EllipticCurvePrivateKey), "keys of nodes are P-256"
         rules = Rules(serves=self._dialable, member=self._is_member, allow=self._is_allowed)
-        listen = [addresses.split(self._config.cluster.udp)] if self._dialable else [("0.0.0.0", 0)]  # noqa: S104
+        listen = addresses.sockets(self._config.cluster.udp)
+        if not self._dialable:
+            listen = [("0.0.0.0", 0), *([("::", 0)] if interfaces.has_ipv6() else [])]  # noqa: S104
         async with Dht(KeySigner(key), Keyring(standing.network, standing.keys), rules, listen) as dht:
             self._dht, self._fault = dht, ""
             try:
