@@ -435,19 +435,19 @@ class Papers(Protocol):
         """
         ...
 
+    def rotation(self, lagging: Sequence[str]) -> tuple[str, list[str]]:
+        """Return how far the step to another root has gone, and by name whom the next one waits for.
+
+        It is "" (there is none), "announced" or "switched". Raises NotInNetwork.
+        """
+        ...
+
     def rekey(self, lagging: Sequence[str], *, force: bool) -> Standing:
         """Make the next key that members share; see ``rotate``. Raises Conflict, NotInNetwork."""
         ...
 
     def retire(self) -> Standing:
         """Drop the shared keys before the newest. Raises NotInNetwork."""
-        ...
-
-    def reach(self, address: str, enrol: str) -> Standing:
-        """Be reached at ``address`` too, and on the founder for joining at ``enrol`` (HOST:PORT; empty = nowhere else).
-
-        It takes the place of what was named before. Raises NotInNetwork.
-        """
         ...
 
     def reach(self, address: str, enrol: str) -> Standing:

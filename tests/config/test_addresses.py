@@ -76,6 +76,13 @@ def test_a_socket_path_may_have_107_bytes_and_no_more() -> None:
         addresses.rpc("ipc:///" + "é" * 53 + "a")
 
 
+def test_every_address_is_two_sockets_and_without_ipv6_one() -> None:
+    assert addresses.sockets("[::]:7443") == [("::", 7443), ("0.0.0.0", 7443)]
+    assert addresses.sockets("[fd00::7]:7443") == [("fd00::7", 7443)]
+    given = ["[::]:7443", "[fd00::7]:1", "10.0.0.7:1"]
+    assert [addresses.only4(text) for text in given] == ["0.0.0.0:7443", "[fd00::7]:1", "10.0.0.7:1"]
+
+
 @pytest.mark.parametrize("text", ["0.0.0.0:7446", "[::]:7446", "192.0.2.7:7446", "127.0.0.1:7446"])
 def test_a_port_for_other_hosts_may_be_on_any_address(text: str) -> None:
     assert addresses.listener(text) == text

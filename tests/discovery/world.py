@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterable
 from hashlib import sha256
 from heapq import heappop, heappush
 
-from tetherd.discovery.contacts import Address
+from tetherd.discovery.contacts import Address, is_six
 from tetherd.discovery.exchange import Rules
 from tetherd.discovery.node import Complete, Event, Node, Published
-from tetherd.wire.datagrams import Keyring
+from tetherd.wire.datagrams import SPEAKS4, SPEAKS6, Keyring
 from tetherd.wire.records import ANNOUNCEMENT, Kind, Record
 from tetherd.wire.signatures import PUBLIC_SIZE
 
@@ -32,8 +32,11 @@ def pretended(public: bytes, signature: bytes, message: bytes) -> bool:
     return signature == sha256(public + message).digest()
 
 
-def rules(*, serves: bool = True, member: Callable[[bytes], bool] = lambda _: True) -> Rules:
-    return Rules(serves, member, lambda _: True, pretended)
+def rules(*, serves: bool = True, member: Callable[[bytes], bool] = lambda _: True, speaks: int = 0) -> Rules:
+    def reaches(address: Address) -> bool:
+        return not speaks or bool(speaks & (SPEAKS6 if is_six(address) else SPEAKS4))
+
+    return Rules(serves, member, reaches, pretended, speaks)
 
 
 class World:
@@ -48,17 +51,24 @@ class World:
         self.taps: dict[Address, list[bytes]] = {}
         self.largest = 0
         self.sent = 0
+        self._sixes: dict[Address, Address] = {}  # the IPv6 address of whom we know by an IPv4 one
+        self._fours: dict[Address, Address] = {}
         self._born = 0
         self._flying: list[tuple[float, int, Address, bytes, Address]] = []
         self._wakes: list[tuple[float, int, Address]] = []
         self._planned: dict[Address, float] = {}
 
     def add(self, seeds: Iterable[Address] = (), who: Rules | None = None, keyring: Keyring | None = None) -> Address:
-        """Bring a node to life; return its address."""
+        """Bring a node to life, of the families that its rules say; return its address, of IPv4 if it has both."""
         self._born += 1
-        address = (f"10.{self._born >> 16}.{self._born >> 8 & 255}.{self._born & 255}", 7443)
+        address, six = (f"10.{self._born >> 16}.{self._born >> 8 & 255}.{self._born & 255}", 7443), self._six()
+        who = who or rules()
+        if who.speaks == SPEAKS6:
+            address = six
+        elif who.speaks & SPEAKS6:
+            self._sixes[address], self._fours[six] = six, address
         signer = Pretender(b"%d|%d" % (self._born, self.random.getrandbits(64)))
-        node = Node(signer, keyring or Keyring(NETWORK, {1: KEY}), who or rules(), self.random.randbytes)
+        node = Node(signer, keyring or Keyring(NETWORK, {1: KEY}), who, self.random.randbytes)
         self.nodes[address] = node
         self.events[address] = []
         node.tick(self.now, EPOCH)
@@ -118,8 +128,20 @@ class World:
         """Put a datagram on its way, or lose it."""
         self.sent += 1
         self.largest = max(self.largest, len(data))
+        if is_six(to) != is_six(source):
+            if source not in self._sixes:
+                return
+            source = self._sixes[source]
+        to = self._fours.get(to, to)
         if self.random.random() >= self.loss:
             heappush(self._flying, (self.now + self.random.uniform(0.002, 0.02), self.sent, to, data, source))
+
+    def six(self, address: Address) -> Address:
+        """Return the IPv6 address of a node of both families."""
+        return self._sixes[address]
+
+    def _six(self) -> Address:
+        return f"2001:db8::{self._born:x}", 7443
 
     def announce(self, address: Address, topic: bytes, value: bytes = b"here", ttl: int = 600) -> Published:
         """Announce at a node, and wait for it."""

@@ -34,6 +34,16 @@ def test_whoever_has_an_address_is_named(host: str, datagrams: bool) -> None:
     check([listener, listener])
 
 
+@pytest.mark.parametrize("datagrams", [False, True])
+def test_every_address_is_not_free_where_one_is_taken(datagrams: bool) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM if datagrams else socket.SOCK_STREAM) as taken:
+        taken.bind(("127.0.0.1", 0))
+        if not datagrams:
+            taken.listen()
+        with pytest.raises(InUse, match=r"\[::\]"):
+            check([Listener("cluster.x", f"[::]:{taken.getsockname()[1]}", datagrams)])
+
+
 def test_an_address_of_another_host_is_a_bad_setting() -> None:
     with pytest.raises(BadConfig, match=r"203\.0\.113\.1:7443: Cannot assign") as caught:
         check([Listener("cluster.listen", "203.0.113.1:7443")])

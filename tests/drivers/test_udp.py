@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, closing
 
@@ -12,6 +13,7 @@ from tetherd.discovery.contacts import Address
 from tetherd.discovery.exchange import Rules
 from tetherd.discovery.ids import topic
 from tetherd.discovery.table import Peer
+from tetherd.drivers import udp
 from tetherd.drivers.udp import Dht
 from tetherd.errors import Conflict, InUse, InvalidInput, Unavailable
 from tetherd.wire.datagrams import Keyring
@@ -43,6 +45,36 @@ async def nodes() -> AsyncIterator[list[Dht]]:
             found.append(node)
         await until(lambda: all(len(each.peers()) == 5 for each in found))
         yield found
+
+
+async def test_a_node_of_ipv6_alone_is_found_by_those_of_both_families() -> None:
+    async with AsyncExitStack() as stack:
+        both = [await stack.enter_async_context(dht(("127.0.0.1", 0), ("::1", 0))) for _ in range(3)]
+        lone, old = [await stack.enter_async_context(dht((host, 0))) for host in ("::1", "127.0.0.1")]
+        (four, six), *_ = [each.addresses for each in both]
+        for node, seeds in ((both[1], [four, six]), (both[2], [six]), (lone, [six]), (old, [four])):
+            node.join(seeds)
+        await until(lambda: len(both[2].peers()) >= 3 and len(lone.peers()) >= 2 and len(old.peers()) >= 1)
+        assert await lone.put(b"where", b"[::1]")
+        for node in both:
+            record = await node.get(lone.id, b"where")
+            assert record is not None
+            assert record.body.value == b"[::1]"
+        assert not [conflict for node in both for conflict in node.conflicts]
+        assert all(":" in address[0] for _, address in lone.peers())
+        assert all("." in address[0] for _, address in old.peers())
+
+
+async def test_an_address_that_no_way_leads_to_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(udp, "MAX_BARRED", 2)
+    async with dht(("0.0.0.0", 0)) as node:
+        nowhere = [(f"240.0.0.{last}", 7443) for last in range(1, 5)]
+        for address in nowhere:
+            node._bar(address, time.monotonic())
+        assert [node._is_allowed(address) for address in nowhere] == [False, False, True, True]
+        assert not node._is_allowed(("::1", 7443)), "it has no socket for that"
+        node._bar(nowhere[3], time.monotonic() + udp.BARRED + 1)
+        assert not node._is_allowed(nowhere[3])
 
 
 async def values(node: Dht, key: bytes = HERE) -> list[bytes]:

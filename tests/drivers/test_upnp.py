@@ -164,7 +164,6 @@ async def test_a_description_leads_nowhere_but_to_the_router() -> None:
         DEVICE.replace("{scpd}", "/scpd").replace("WANIPConnection", "Other"),
         '<!DOCTYPE r [<!ENTITY a "aaaaaaaaaa">]><root>&a;</root>',
         "<root>" + "<a>" * 20000,
-        "x" * (upnp.MAX_BODY + 1),
     ],
 )
 async def test_a_router_that_talks_nonsense_is_given_up(text: str) -> None:
@@ -176,6 +175,18 @@ async def test_a_router_that_talks_nonsense_is_given_up(text: str) -> None:
         (answer,) = await ask(router)
     assert answer.unsupported
     assert answer.refused
+
+
+async def test_a_description_that_does_not_end_is_read_no_further() -> None:
+    class Endless(Router):
+        def answer(self, path: str, body: str) -> tuple[int, str]:
+            return 200, "x" * (upnp.MAX_BODY + 1)
+
+    async with running(Endless()) as router, ClientSession() as session:
+        with pytest.raises(Unavailable):
+            await upnp._Requester(session, HERE).async_http_request(
+                HttpRequest("GET", f"http://{HERE}:{router.port}/device", {}, None)
+            )
 
 
 async def test_one_round_makes_so_many_requests_and_no_more() -> None:

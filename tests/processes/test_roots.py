@@ -45,7 +45,9 @@ def test_who_is_away_for_a_while_comes_back_before_the_former_root_goes(host: Ho
     refused = a.ctl("cluster", "ca", "rotate", "-y", code=7).stderr.decode()
     assert "have no certificate under the new root yet: b" in refused
     assert "--force" in refused
-    assert json.loads(a.ctl("cluster", "ca", "show", "-o", "json").stdout)["lagging"] == ["b"]
+    shown = json.loads(a.ctl("cluster", "ca", "show", "-o", "json").stdout)
+    assert (shown["rotation"], shown["lagging"]) == ("switched", ["b"])
+    assert b"the new root is switched; the next step waits for b" in a.ctl("cluster", "ca", "show", "-o", "table").stdout
     b.start(wait=False)
     until(lambda: a.infer("digits", EXAMPLE["inputs"]).status == 200, "b serves again")
     rotate(a)

@@ -197,5 +197,6 @@ def _authorities(document: dict[str, Any]) -> Iterator[str]:
             until = f"until {clean(item['expires'])}"
             yield f"  {clean(item['kind']).ljust(12)}  {clean(item['name'])}  {until}"
             yield f"  {''.ljust(12)}  key sha256:{clean(item['key'])}"
-    if document["lagging"]:
-        yield f"  not up to date: {clean(', '.join(document['lagging']))}"
+    if document["rotation"]:
+        waits = f"waits for {', '.join(document['lagging'])}" if document["lagging"] else "can be taken"
+        yield f"  the new root is {clean(document['rotation'])}; the next step {clean(waits)}"

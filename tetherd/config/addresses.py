@@ -30,6 +30,18 @@ def split(text: str) -> tuple[str, int]:
     return host, int(port)
 
 
+def sockets(text: str) -> list[tuple[str, int]]:
+    """Return what to bind sockets of one family each to, so that ``text`` is served: two for ``[::]``."""
+    host, port = split(text)
+    return [(host, port), ("0.0.0.0", port)] if host == "::" else [(host, port)]  # noqa: S104
+
+
+def only4(text: str) -> str:
+    """Return a listener for a host without IPv6: every address is then every one of IPv4."""
+    host, port = split(text)
+    return f"0.0.0.0:{port}" if host == "::" else text
+
+
 def http(text: str) -> str:
     """Return ``text`` if the gateway may listen there (loopback only); raise BadValue otherwise."""
     host, port = split(text)
@@ -44,7 +56,7 @@ def listener(text: str) -> str:
     try:
         ipaddress.ip_address(host)
     except ValueError:
-        raise BadValue(f"{host[:80]!r} is not an address of this machine", f'use "0.0.0.0:{port}" for all') from None
+        raise BadValue(f"{host[:80]!r} is not an address of this machine", f'use "[::]:{port}" for all') from None
     return text
 
 

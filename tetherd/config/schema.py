@@ -166,13 +166,15 @@ class Cluster(msgspec.Struct, frozen=True, kw_only=True):
     """How this host meets the others of its network. Nothing of this listens until it is in one."""
 
     listen: Annotated[
-        str, text_form("listener"), doc("HOST:PORT where other hosts reach this one's roles, over mutual TLS.")
-    ] = "0.0.0.0:7443"
+        str,
+        text_form("listener"),
+        doc("HOST:PORT where other hosts reach this one's roles, over mutual TLS; [::] = every address, of IPv4 too."),
+    ] = "[::]:7443"
     enrol: Annotated[
         str, text_form("listener"), doc("HOST:PORT where hosts join, on the one that founded the network.")
-    ] = "0.0.0.0:7444"
+    ] = "[::]:7444"
     bulk: Annotated[str, text_form("listener"), doc("HOST:PORT where a manager gives other hosts model files.")] = (
-        "0.0.0.0:7445"
+        "[::]:7445"
     )
     advertise: Annotated[
         tuple[Annotated[str, text_form("reachable")], ...],
@@ -184,7 +186,7 @@ class Cluster(msgspec.Struct, frozen=True, kw_only=True):
     ] = ()
     mdns: Annotated[bool, doc("Find nodes of the local network by multicast.")] = True
     dht: Annotated[bool, doc("Find nodes by asking those that are known, and keep records for them.")] = True
-    udp: Annotated[str, text_form("listener"), doc("HOST:PORT of the DHT's datagrams.")] = "0.0.0.0:7443"
+    udp: Annotated[str, text_form("listener"), doc("HOST:PORT of the DHT's datagrams.")] = "[::]:7443"
     port_mapping: Annotated[
         bool, doc("Have the router in front of this host (PCP, NAT-PMP, UPnP) let others in to these ports.")
     ] = False
@@ -195,7 +197,7 @@ class Relay(msgspec.Struct, frozen=True, kw_only=True):
 
     listen: Annotated[
         str, text_form("listener"), doc("HOST:PORT that other hosts can reach; IPv6 hosts in brackets.")
-    ] = "0.0.0.0:7446"
+    ] = "[::]:7446"
     sessions: Annotated[Count, doc("Connections carried at once.")] = 512
     sessions_per_node: Annotated[Count, doc("Connections carried at once for one node that opened them.")] = 64
     session_limit: Annotated[Amount, doc("Bytes that one connection may carry before it is cut.")] = 64 * GIB

@@ -7,13 +7,15 @@ from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any, Final
 
+from msgspec.structs import replace
+
 from tetherd.config import addresses
 from tetherd.config.schema import Cluster, Config
 from tetherd.daemon.composition import Daemon
 from tetherd.drivers.clock import SystemClock
 from tetherd.drivers.descriptors import Guard
 from tetherd.drivers.http import Application, HttpServer
-from tetherd.drivers.interfaces import own_addresses
+from tetherd.drivers.interfaces import has_ipv6, own_addresses
 from tetherd.drivers.occupied import Listener, check
 from tetherd.drivers.papers import DiskPapers
 from tetherd.policy.membership import DIALABLE
@@ -54,6 +56,7 @@ async def serve(config: Config, *, ready: Callable[[], None]) -> None:
     address that another process has, a file where a socket should be.
     """
     clock, again, switch = SystemClock(), asyncio.Event(), Switch()
+    config = config if has_ipv6() else without_ipv6(config)
     papers = _papers(config, clock)
 
     def recompose() -> None:
@@ -157,8 +160,22 @@ def _check_ports(config: Config, roles: Collection[RoleName], founder: bool) -> 
     check(listener for needed, listener in wanted if needed)
 
 
+def without_ipv6(config: Config) -> Config:
+    """Return a configuration that listens on every address of IPv4 where it would on all of both families."""
+    cluster, relay, only4 = config.cluster, config.relay, addresses.only4
+    cluster = replace(
+        cluster,
+        listen=only4(cluster.listen),
+        enrol=only4(cluster.enrol),
+        bulk=only4(cluster.bulk),
+        udp=only4(cluster.udp),
+    )
+    return replace(config, cluster=cluster, relay=replace(relay, listen=only4(relay.listen)))
+
+
 def _reachable(cluster: Cluster, listen: str) -> tuple[str, ...]:
     """Return HOST:PORT of a listener, under each name or address that others may use."""
     host, port = addresses.split(listen)
-    names = cluster.advertise or (own_addresses() if addresses.wildcard(host) else (host,))
+    own = [name for name in own_addresses() if ":" in host or ":" not in name]
+    names = cluster.advertise or (tuple(own) if addresses.wildcard(host) else (host,))
     return tuple(f"[{name}]:{port}" if ":" in name else f"{name}:{port}" for name in names)

@@ -13,6 +13,11 @@ SIZE4: Final = SIZE + 6
 SIZE6: Final = SIZE + 18
 
 
+def is_six(address: Address) -> bool:
+    """Tell whether an address is one of IPv6."""
+    return ":" in address[0]
+
+
 class Contact(NamedTuple):
     """A node that somebody says is at ``address``."""
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from tetherd.discovery.contacts import Address, Contact, unpack_address
+from tetherd.discovery.contacts import Address, Contact, is_six, unpack_address
 from tetherd.discovery.limits import Limits
 from tetherd.discovery.requests import Asker, Request, Requests
 from tetherd.discovery.responder import Responder
@@ -56,13 +56,15 @@ class Rules(NamedTuple):
     """What a node is and whom it deals with.
 
     ``serves``: it can be dialled, so it answers, keeps records and stands in the tables of others. ``member`` tells
-    whether a node id belongs to the network, ``allow`` whether an address that others name may be sent to.
+    whether a node id belongs to the network, ``allow`` whether an address that others name may be sent to. ``speaks``:
+    the families that it reaches (flags of requests), 0 = whatever others name.
     """
 
     serves: bool
     member: Callable[[bytes], bool]
     allow: Callable[[Address], bool]
     verify: Verify = verify
+    speaks: int = 0
 
 
 class Conflict(NamedTuple):
@@ -153,6 +155,11 @@ class Exchange:
         peer = self._at(contact.id, contact.address)
         return peer is None or peer.failures < MAX_FAILURES or now - peer.failed > FORGIVE
 
+    def placed(self, contact: Contact) -> Contact:
+        """Return a contact at the address that we know it by, whichever one others named."""
+        peer = self._known.get(contact.id)
+        return contact if peer is None or peer.failures else Contact(peer.id, peer.number, peer.address)
+
     def doubts(self, contact: Contact) -> bool:
         """Tell whether a contact kept us waiting last time."""
         peer = self._at(contact.id, contact.address)
@@ -179,7 +186,7 @@ class Exchange:
         fresh = peer is not None and now - peer.token_at < EPOCH and (request.tries == 1 or type(request.body) is Put)
         token = peer.token if peer and fresh else b""
         self._count = self._count + 1 if self._count else int(self.wall(now) * 1e6)
-        flags = (SERVES if self.rules.serves else 0) | (0 if request.proven else PROVE)
+        flags = (SERVES if self.rules.serves else 0) | (0 if request.proven else PROVE) | self.rules.speaks
         ask = Ask(request.tid, self.id, flags, self._count, int(self.wall(now) * 1000), token, request.body)
         self._send(encode(ask) if token else padded(ask), self._epoch(request, peer), request.address)
 
@@ -291,7 +298,7 @@ class Exchange:
         return "unproven"
 
     def _acquaint(self, node: bytes, address: Address, now: Seconds) -> Peer | None:
-        """Return the peer that proved to be ``node`` at ``address``; None while it is still alive elsewhere."""
+        """Return the peer that proved to be ``node`` at ``address``; None while it is still alive at another one."""
         peer = self._known.get(node)
         if peer is None:
             if len(self._known) >= MAX_KNOWN:
@@ -299,6 +306,9 @@ class Exchange:
             peer = self._known[node] = Peer(node, address, now)
         elif peer.address != address:
             if not peer.failures and now - peer.seen < ALIVE:
+                if is_six(peer.address) != is_six(address):
+                    peer.meet(address, now)  # a host of both families, not two hosts
+                    return None
                 self.conflicts.append(Conflict(node, peer.address, address, proven=True))
                 return None
             peer.move(address)

@@ -102,6 +102,7 @@ class Search:
             self._watcher.complete(self, now)
 
     def _learn(self, contact: Contact, now: Seconds) -> None:
+        contact = self._exchange.placed(contact)
         if self._exchange.usable(contact, now):
             self.walk.learn(contact, doubted=self._exchange.doubts(contact))
 

@@ -10,7 +10,21 @@ from tetherd.discovery.store import Store
 from tetherd.discovery.table import Table
 from tetherd.discovery.tokens import Tokens
 from tetherd.types import Seconds
-from tetherd.wire.datagrams import MAX_DATAGRAM, OVERHEAD, PROVE, SERVES, Answer, Ask, Code, Proof, Put, Seek, hello
+from tetherd.wire.datagrams import (
+    MAX_DATAGRAM,
+    OVERHEAD,
+    PROVE,
+    SERVES,
+    SPEAKS4,
+    SPEAKS6,
+    Answer,
+    Ask,
+    Code,
+    Proof,
+    Put,
+    Seek,
+    hello,
+)
 from tetherd.wire.records import BadRecord, Record
 from tetherd.wire.signatures import Signer
 
@@ -53,15 +67,20 @@ class Responder:
             signed = self._signer.sign(hello(self._network, ask.tid, ask.sender, self._own))
             answer.proof = Proof(self._signer.public, signed)
         if type(body) is Seek:
-            self._seek(answer, body, wall)
+            self._seek(answer, body, ask.flags & (SPEAKS4 | SPEAKS6), (now, wall))
         elif type(body) is Put:
             answer.code, answer.seq = self._put(body, wall)
         return answer, verified
 
-    def _seek(self, answer: Answer, seek: Seek, wall: Seconds) -> None:
-        room = ROOM - PROOF if answer.proof else ROOM
+    def _seek(self, answer: Answer, seek: Seek, speaks: int, times: tuple[Seconds, Seconds]) -> None:
+        (now, wall), room = times, ROOM - PROOF if answer.proof else ROOM
         if seek.after is None:
-            packed = [peer.packed for peer in self._table.closest(number(seek.target))]
+            target = number(seek.target)
+            if speaks in (0, SPEAKS4 | SPEAKS6):
+                packed = [peer.packed for peer in self._table.closest(target)]
+            else:
+                fits = self._table.closest(target, is_wanted=lambda peer: peer.shown(speaks, now))
+                packed = [peer.shown(speaks, now) for peer in fits]
             answer.near4 = b"".join([each for each in packed if len(each) == SIZE4])
             if len(answer.near4) < SIZE4 * len(packed):
                 answer.near6 = b"".join([each for each in packed if len(each) == SIZE6])

@@ -3,29 +3,35 @@
 Only nodes that proved their id and serve are ever put in. A node leaves after failing twice in a row.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
-from tetherd.discovery.contacts import Address, pack_address, same
+from tetherd.discovery.contacts import SIZE4, Address, pack_address, same
 from tetherd.discovery.ids import number, shared
 from tetherd.types import Seconds
+from tetherd.wire.datagrams import SPEAKS4, SPEAKS6
 
 CLOSEST: Final = 8
 """How many nodes keep each record, and how many contacts an answer carries."""
 
 BUCKET: Final = 16
 MAX_FAILURES: Final = 2
+KEPT: Final[Seconds] = 600.0
+"""For how long a second address of a peer is told to others after it proved itself there."""
 
 
 class Peer:
     """A node that proved its id: where it is, how fast it answers (``rtt``, seconds; -1 = unknown), its write token.
 
+    ``also``: the contact with its address of the other family, packed, where it proved itself at ``also_at``.
     ``saw``: the address it last heard us from, packed. ``epoch`` is that of the network key it used last. ``doubted``:
     it keeps us waiting now. ``failures``: how often in a row it did not answer at all.
     """
 
     __slots__ = (
         "address",
+        "also",
+        "also_at",
         "doubted",
         "epoch",
         "failed",
@@ -52,6 +58,8 @@ class Peer:
         self.failed = 0.0
         self.doubted = False
         self.epoch = -1
+        self.also = b""
+        self.also_at = 0.0
         self.move(address)
 
     def move(self, address: Address) -> None:
@@ -60,6 +68,18 @@ class Peer:
         self.packed = self.id + pack_address(address)
         self.token = b""
         self.rtt = -1.0
+
+    def meet(self, address: Address, now: Seconds) -> None:
+        """Take note that it proved itself at an address of the other family, too."""
+        self.also = self.id + pack_address(address)
+        self.also_at = now
+
+    def shown(self, speaks: int, now: Seconds) -> bytes:
+        """Return the packed contact for somebody of these families (flags; 0 = any); empty if it is at none of them."""
+        for packed, told in ((self.packed, True), (self.also, bool(self.also) and now - self.also_at < KEPT)):
+            if told and (not speaks or speaks & (SPEAKS4 if len(packed) == SIZE4 else SPEAKS6)):
+                return packed
+        return b""
 
     def answered(self, now: Seconds, rtt: Seconds) -> None:
         """Take note of an answer; ``rtt`` below zero where the round trip is uncertain."""
@@ -121,11 +141,15 @@ class Table:
             bucket.remove(peer)
             self._size -= 1
 
-    def closest(self, key: int, count: int = CLOSEST) -> list[Peer]:
-        """Return the peers closest to a key that did not fail of late, the closest first."""
+    def closest(self, key: int, count: int = CLOSEST, is_wanted: Callable[[Peer], object] | None = None) -> list[Peer]:
+        """Return the peers closest to a key that did not fail of late and are wanted, the closest first."""
         found: list[Peer] = []
         for group in self._groups(key):
-            ranked = [(peer.number ^ key, peer) for peer in group if not peer.failures]
+            ranked = [
+                (peer.number ^ key, peer)
+                for peer in group
+                if not peer.failures and (is_wanted is None or is_wanted(peer))
+            ]
             ranked.sort(key=_distance)
             found += [peer for _, peer in ranked]
             if len(found) >= count:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Final
 
-from tetherd.discovery.contacts import Address, Contact
+from tetherd.discovery.contacts import Address, Contact, unpack
 from tetherd.discovery.exchange import Exchange
 from tetherd.discovery.ids import SIZE, within
 from tetherd.discovery.operations import Search
@@ -20,6 +20,9 @@ AROUND: Final[Seconds] = 60.0
 REFRESH: Final[Seconds] = 600.0
 JOIN: Final[tuple[Seconds, ...]] = (0.25, 0.5, 1.0, 2.0, 5.0, 15.0)
 """How long to wait before seeds that are not in the table are asked again."""
+
+AGAIN: Final[Seconds] = 120.0
+"""A seed that is the second address of a peer is asked again so long after it proved itself there."""
 
 MAX_SEEDS: Final = 64
 """Addresses to join by that are kept, the latest ones heard of."""
@@ -101,6 +104,7 @@ class Upkeep:
         """Ask whom the operator named, and who was known once, until enough of them are in the table."""
         exchange = self._exchange
         present = {peer.address for peer in exchange.table}
+        present |= {unpack(peer.also).address for peer in exchange.table if peer.also and now - peer.also_at < AGAIN}
         for address in self._seeds.keys() - present:
             exchange.ask(address, Ping(), self, now)
         if len(exchange.table) < CLOSEST:

@@ -34,6 +34,8 @@ OVERLAP: Final[Seconds] = certificates.LEAF_LIFE
 """For how long a shared key that was replaced opens for members that are away: as long as their certificates last."""
 
 STEADY, ANNOUNCED, SWITCHED = range(3)
+STAGES: Final = ("", "announced", "switched")
+_UNREADY: Final = ("", "have not heard of the new root yet", "have no certificate under the new root yet")
 _LATER: Final = "each is cut off until it has renewed its certificate, which it does by itself"
 _DIGEST: Final = ec.ECDSA(hashes.SHA256())
 
@@ -161,16 +163,17 @@ class NetworkAuthority:
             if state.rotation == STEADY:
                 roots.make(self._directory, state.generation + 1, now)
                 self._ledger.rotate(state.generation, ANNOUNCED, now)
-            elif state.rotation == ANNOUNCED:
-                _check_ready(lagging, "have not heard of the new root yet", _LATER, force=force)
-                self._ledger.rotate(state.generation, SWITCHED, now)
             else:
-                behind = set(self._ledger.behind(state.generation + 1))
-                names = [member.name for member in state.members if member.node in behind]
-                _check_ready(names, "have no certificate under the new root yet", _LATER, force=force)
-                self._ledger.rotate(state.generation + 1, STEADY, now)
+                _check_ready(self._unready(lagging), _UNREADY[state.rotation], _LATER, force=force)
+                switched = state.rotation == SWITCHED
+                self._ledger.rotate(state.generation + switched, STEADY if switched else SWITCHED, now)
             self._open()
             return self._ledger.state().rotation
+
+    def rotation(self, lagging: Sequence[str]) -> tuple[str, list[str]]:
+        """Return how far the step to another root has gone (one of STAGES), and by name whom the next one waits for."""
+        with self._lock:
+            return STAGES[self._ledger.state().rotation], self._unready(lagging)
 
     def rekey(self, lagging: Sequence[str], now: Seconds, *, force: bool) -> None:
         """Make the next key that members share. ``lagging``: names of members that may not have the last one yet.
@@ -192,6 +195,13 @@ class NetworkAuthority:
         """Return the keys that members share, by epoch."""
         with self._lock:
             return self._keys()
+
+    def _unready(self, lagging: Sequence[str]) -> list[str]:
+        state = self._ledger.state()
+        if state.rotation == SWITCHED:
+            behind = set(self._ledger.behind(state.generation + 1))
+            return [member.name for member in state.members if member.node in behind]
+        return list(lagging) if state.rotation == ANNOUNCED else []
 
     def _open(self) -> None:
         """Read the keys that belong to the step that the ledger has recorded, and remove those before them."""

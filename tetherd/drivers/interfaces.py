@@ -19,6 +19,16 @@ def own_addresses() -> tuple[str, ...]:
     return tuple(found)[:MAX_ADDRESSES]
 
 
+def has_ipv6() -> bool:
+    """Tell whether this host has IPv6 at all, and not only a program that could speak it."""
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
 def all_addresses() -> frozenset[str]:
     """Return every address of this host, those of loopback too, without scopes."""
     listed = (ip.ip if ip.is_IPv4 else ip.ip[0] for adapter in ifaddr.get_adapters() for ip in adapter.ips)

@@ -45,12 +45,13 @@ def check(listeners: Iterable[Listener]) -> None:
 
 
 def _bind(family: socket.AddressFamily, place: tuple[str, int], datagrams: bool) -> None:
+    both = place[0] == "::"
     if not datagrams:
-        socket.create_server(place, family=family).close()
+        socket.create_server(place, family=family, dualstack_ipv6=both).close()
         return
     with socket.socket(family, socket.SOCK_DGRAM) as probe:
         if family == socket.AF_INET6:
-            probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not both)
         probe.bind(place)
 
 

@@ -147,6 +147,10 @@ class DiskPapers:
         self._require_authority().rotate(lagging, self._clock.wall(), force=force)
         return self.publish()
 
+    def rotation(self, lagging: Sequence[str]) -> tuple[str, list[str]]:
+        """Return how far the step to another root has gone; see ports.Papers."""
+        return self._require_authority().rotation(lagging)
+
     def rekey(self, lagging: Sequence[str], *, force: bool) -> Standing:
         """Make the next key that members share; see ports.Papers."""
         self._require_authority().rekey(lagging, self._clock.wall(), force=force)

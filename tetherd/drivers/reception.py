@@ -138,8 +138,9 @@ def drop(connection: ssl.SSLSocket) -> None:
 def _open(address: str, key: str) -> socket.socket:
     host, _, port = address.rpartition(":")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    both, place = host == "[::]", (host.strip("[]"), int(port))
     try:
-        listener = socket.create_server((host.strip("[]"), int(port)), family=family, backlog=_BACKLOG)
+        listener = socket.create_server(place, family=family, backlog=_BACKLOG, dualstack_ipv6=both)
     except OSError as error:
         kind = InUse if error.errno == errno.EADDRINUSE else BadConfig
         message = f"cannot listen on {address}: {error.strerror or error}"

@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing
 from typing import Final, Self, TypeAlias
 
-from tetherd.discovery.contacts import Address, Contact
+from tetherd.discovery.contacts import Address, Contact, is_six
 from tetherd.discovery.exchange import Conflict, Rules
 from tetherd.discovery.ids import number
 from tetherd.discovery.node import Complete, Found, Node, Published
@@ -21,7 +21,7 @@ from tetherd.discovery.standing import Subject
 from tetherd.errors import Conflict as Changed
 from tetherd.errors import InUse, InvalidInput, Unavailable
 from tetherd.types import Seconds
-from tetherd.wire.datagrams import Code, Keyring
+from tetherd.wire.datagrams import SPEAKS4, SPEAKS6, Code, Keyring
 from tetherd.wire.records import ANNOUNCEMENT, IMMUTABLE, MAX_TTL, MUTABLE, Kind, Record, immutable_key, mutable_key
 from tetherd.wire.signatures import Signer
 
@@ -35,6 +35,11 @@ GOODBYE: Final[Seconds] = 1.0
 _LARGEST: Final = 1500
 
 MAX_CONFLICTS: Final = 64
+MAX_BARRED: Final = 256
+BARRED: Final[Seconds] = 60.0
+"""For how long an address is not tried that the kernel knows no way to; a host of one family has many."""
+
+_NO_WAY: Final = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL})
 
 _Waiting: TypeAlias = "asyncio.Queue[Found | Complete | Published | None]"
 """What a task is told; None = the node closed under it."""
@@ -45,8 +50,12 @@ class Dht:
 
     def __init__(self, signer: Signer, keyring: Keyring, rules: Rules, listen: Sequence[Address]) -> None:
         self.conflicts: deque[Conflict] = deque(maxlen=MAX_CONFLICTS)
+        self._allow = rules.allow
+        self._speaks = {is_six(address): SPEAKS6 if is_six(address) else SPEAKS4 for address in listen}
+        rules = rules._replace(allow=self._is_allowed, speaks=sum(self._speaks.values()))
         self._node = Node(signer, keyring, rules, os.urandom)
         self._listen = listen
+        self._barred: dict[Address, Seconds] = {}  # where no way leads from here, and until when that is believed
         self._sockets: dict[int, socket.socket] = {}
         self._waiting: dict[int, _Waiting] = {}
         self._failed: Counter[str] = Counter()
@@ -295,13 +304,27 @@ class Dht:
             self._timer_at = at
             self._timer = self._loop.call_later(max(0.0, at - time.monotonic()), self._wake)
 
+    def _is_allowed(self, address: Address) -> bool:
+        if is_six(address) not in self._speaks or self._barred.get(address, 0.0) > time.monotonic():
+            return False
+        return self._allow(address)
+
     def _send(self, data: bytes, address: Address) -> None:
         try:
-            self._sockets[socket.AF_INET6 if ":" in address[0] else socket.AF_INET].sendto(data, address)
+            self._sockets[socket.AF_INET6 if is_six(address) else socket.AF_INET].sendto(data, address)
         except KeyError:
             self._failed["unreachable.family"] += 1
         except OSError as error:
+            if error.errno in _NO_WAY:
+                self._bar(address, time.monotonic())
             self._failed[f"unreachable.{errno.errorcode.get(error.errno or 0, 'unknown')}"] += 1
+
+    def _bar(self, address: Address, now: Seconds) -> None:
+        """Leave an address alone for a while, for which the kernel knows no way."""
+        if len(self._barred) >= MAX_BARRED:
+            self._barred = {each: until for each, until in self._barred.items() if until > now}
+        if len(self._barred) < MAX_BARRED:
+            self._barred[address] = now + BARRED
 
     def _dispatch(self) -> None:
         events = self._node.events

@@ -168,6 +168,12 @@ class Membership:
         """Take the next step towards another root. Raises Conflict while members are not ready, NotInNetwork."""
         return await self._take(self._papers.rotate, self.lagging(), force=force)
 
+    async def rotation(self) -> tuple[str, list[str]]:
+        """Return how far the step to another root has gone, and whom the next waits for, as the founder knows it."""
+        if not self._require().founder:
+            return "", []
+        return await asyncio.to_thread(self._papers.rotation, self.lagging())
+
     async def rekey(self, *, force: bool) -> Standing:
         """Make the next key that members share. Raises Conflict while some may not have the last, NotInNetwork."""
         return await self._take(self._papers.rekey, self.lagging(), force=force)
@@ -177,10 +183,6 @@ class Membership:
         roster, me = self._require().roster, self._require().node
         others = (each for each in roster.members if each.node != me and not each.revoked)
         return [each.name for each in others if self._held.get(each.node, -1) < roster.epoch]
-
-    async def reach(self, address: str, enrol: str) -> Standing:
-        """Be reached at these places (HOST:PORT) too, in the place of those named before; see ports.Papers."""
-        return await self._take(self._papers.reach, address, enrol)
 
     async def reach(self, address: str, enrol: str) -> Standing:
         """Be reached at these places (HOST:PORT) too, in the place of those named before; see ports.Papers."""

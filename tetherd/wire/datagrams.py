@@ -39,6 +39,10 @@ SERVES: Final = 1
 PROVE: Final = 2
 """Flag of a request: prove in the answer that you hold the key of your id."""
 
+SPEAKS4: Final = 4
+SPEAKS6: Final = 8
+"""Flags of a request: the sender reaches IPv4 or IPv6 addresses, and wants no others named; neither = all of them."""
+
 Id: TypeAlias = Annotated[bytes, Meta(min_length=32, max_length=32)]
 Tag8: TypeAlias = Annotated[bytes, Meta(max_length=8)]
 Whole: TypeAlias = Annotated[int, Meta(ge=0, le=2**63 - 1)]

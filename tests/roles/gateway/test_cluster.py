@@ -181,6 +181,16 @@ async def test_the_keys_that_members_share(founder: Host) -> None:
     assert "key" not in document["keys"][0], "only what tells one from another is shown"
 
 
+async def test_how_far_another_root_has_come(founder: Host) -> None:
+    path = "/api/v1/cluster/ca"
+    shown = await founder.ask("GET", path)
+    assert (shown["rotation"], shown["lagging"]) == ("", [])
+    for stage, waiting in (("announced", ["b"]), ("switched", ["a", "b"]), ("", [])):
+        shown = await founder.ask("POST", f"{path}/rotate", {"force": True})
+        assert (shown["rotation"], shown["lagging"]) == (stage, waiting)
+        assert await founder.ask("GET", path) == shown
+
+
 async def test_sending_away_and_forgetting(founder: Host) -> None:
     assert (await founder.ask("POST", "/api/v1/nodes/b/revoke"))["state"] == "revoked"
     assert (await founder.ask("POST", "/api/v1/nodes/b/revoke"))["revoked"] > 0

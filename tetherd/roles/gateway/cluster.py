@@ -130,6 +130,7 @@ class Cluster:
         standing = self._standing()
         roots = signing.certificates(standing.roster.roots)
         leaf, issuing = signing.certificates([standing.credentials.chain_pem])[:2]
+        stage, waiting = await self._membership.rotation()
         chain = [{"kind": "issuing", **signing.facts(issuing)}, {"kind": "this host", **signing.facts(leaf)}]
         return document(
             {
@@ -139,7 +140,8 @@ class Cluster:
                 "chain": chain,
                 "pem": standing.roster.roots,
                 "outdated": standing.outdated,
-                "lagging": self._membership.lagging() if standing.founder else [],
+                "rotation": stage,
+                "lagging": waiting,
             }
         )
 
