@@ -10,9 +10,9 @@ from tetherd.drivers import nng
 from tetherd.drivers.blocking import BlockingCaller
 from tetherd.drivers.clock import SystemClock
 from tetherd.drivers.door import Door
-from tetherd.errors import BadConfig
+from tetherd.errors import BadConfig, Unreachable
 from tetherd.types import Digest
-from tetherd.wire.messages import GetBlob
+from tetherd.wire.messages import GetBlob, WatchCatalog
 
 REQUEST = GetBlob(Digest("sha256:0"), 0, 10)
 
@@ -39,3 +39,23 @@ async def test_it_follows_a_node_to_another_address(tmp_path: Path) -> None:
     caller.close()
     caller.move(first.address)  # closed is closed
     assert caller.address == second.address
+
+
+async def test_a_loss_is_followed_by_an_attempt_with_the_certificates_of_now(tmp_path: Path) -> None:
+    doorway = Doorway(tmp_path)
+    secret, asked = nng.Secret(doorway.member("gateway"), doorway.credentials.node), 0
+
+    def count() -> nng.Secret:
+        nonlocal asked
+        asked += 1
+        return secret
+
+    caller = BlockingCaller(doorway.address, max_message=1 << 20, secret=count)
+    async with doorway.open():
+        parked = asyncio.create_task(asyncio.to_thread(caller.lane(), WatchCatalog(), 30.0))
+        await asyncio.wait_for(doorway.parked.acquire(), 10)
+        assert asked == 1
+    with pytest.raises(Unreachable):
+        await parked
+    assert asked == 2
+    caller.close()
