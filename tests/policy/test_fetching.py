@@ -1,3 +1,4 @@
+import itertools
 import random
 
 import pytest
@@ -159,3 +160,18 @@ def test_hosts_that_help_each_other_ask_the_origin_for_little_more_than_once(sal
                     it.done(source, index, 0)
                     have[name].add(index)
     assert sent <= 36
+
+
+def test_hosts_that_are_equally_far_do_not_go_in_step() -> None:
+    """What is left is the same for all, and nobody has it: were it asked for in order, all would ask for the same."""
+    count = 64
+    done = range(count // 2)
+    plans = [Plan(count, have=done, salt=salt) for salt in (0x1234567, 0x89ABCDE, 0xF012345)]
+    asked = []
+    for plan in plans:
+        plan.offer("origin")
+        plan.offer("peer", done)
+        asked.append([plan.take("origin", 0.0) for _ in range(8)])
+    assert all(len(set(one)) == 8 for one in asked)
+    for one, other in itertools.combinations(asked, 2):
+        assert len(set(one) & set(other)) <= 4

@@ -23,6 +23,8 @@ R = TypeVar("R")
 GRACE: Final[Seconds] = 2.0
 """How much later than it was due a reply may come, before its connection counts as lost."""
 
+_TOGETHER: Final[Seconds] = 0.1
+
 
 class _Exchange(Protocol):
     def exchange(self, buffers: Iterable[Buffer], sent: Callable[[], None], within: Seconds, /) -> Message:
@@ -36,7 +38,7 @@ class BlockingCaller:
     Waiting in the kernel instead of on an event loop halves the time of a round trip; runners live on it. To a process
     of this host every thread has its own connection; to others they share one, and an attempt that brought none for
     ``redial`` seconds is given up for a new one by the next call that fails for it. Roles of another host are called
-    with a ``secret``, which is asked for anew with every such attempt: certificates change.
+    with a ``secret``, which is asked for anew with every attempt after that, or after a loss: certificates change.
     """
 
     def __init__(
@@ -77,9 +79,11 @@ class BlockingCaller:
                     message = lane.exchange(codec.encode(CALL, header, request), sent, timeout + GRACE)
                     break
                 except TimeoutError:
-                    self._dial_again()
+                    self._dial_again(self._redial)
                     raise unreachable(self.address, "no connection") from None
                 except ConnectionError:
+                    # nng would go on with the certificates of the last time, and those may be why it ended.
+                    self._dial_again(_TOGETHER)
                     if not attempts:
                         raise unreachable(self.address, "the connection was lost") from None
             frame = codec.split(message.frame, message.apart)
@@ -117,8 +121,9 @@ class BlockingCaller:
         self._lanes.append(lane)
         return lane
 
-    def _dial_again(self) -> None:
-        with self._dialing:  # lanes fail together, and each attempt is to have its time
-            if self._socket is not None and time.monotonic() - self._dialed >= self._redial:
+    def _dial_again(self, spared: Seconds) -> None:
+        """Give an attempt up for a new one, if it has had so much time: lanes fail together."""
+        with self._dialing:
+            if self._socket is not None and not self.closed and time.monotonic() - self._dialed >= spared:
                 nng.redial(self._socket, self.address, self._secret() if self._secret else None)
                 self._dialed = time.monotonic()

@@ -119,7 +119,7 @@ class Applicant:
                 fix="check the address; if it is right, somebody else answers there: do not join",
             )
         if greeting.network != network:
-            message = f"the network at {address} is {greeting.network}, and this host is to join {network}"
+            message = f"the network at {address} is {greeting.network}, and this host asked for {network}"
             raise WrongNetwork(message, fix="make a new token: tetherctl cluster token")
         _check_clock(self._now() - greeting.time)
         return pem(*dict.fromkeys(found))

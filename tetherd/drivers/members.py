@@ -23,7 +23,10 @@ KEPT: Final[Seconds] = 30 * 86400.0
 
 KEY_BYTES: Final = 32
 PARTING: Final[Seconds] = 60.0
-"""For how long the key that a node knew opens datagrams after the node left: those who stay need the next one first."""
+"""For how long the key that a node knew opens datagrams after the node left: those who stay need the next one first.
+
+Who is away for longer gets the next key from the first member it reaches, by any way but the DHT.
+"""
 
 _NEW_TOKEN: Final = "make a new one: tetherctl cluster token"  # noqa: S105 - words, no secret
 

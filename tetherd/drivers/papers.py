@@ -250,11 +250,6 @@ def _with(own: tuple[str, ...], other: str) -> tuple[str, ...]:
     return (*(each for each in own[: MAX_ADDRESSES - 1] if each != other), other) if other else own[:MAX_ADDRESSES]
 
 
-def _with(own: tuple[str, ...], other: str) -> tuple[str, ...]:
-    """Return a host's own places, and at the end another one if there is one."""
-    return (*(each for each in own[: MAX_ADDRESSES - 1] if each != other), other) if other else own[:MAX_ADDRESSES]
-
-
 def _check_keys(roster: Roster, node: str, keys: Mapping[int, bytes]) -> None:
     """Raise BadRoster for a roster without the newest key, if it is for a member: its sender kept the key back."""
     sealing = {each.epoch for each in roster.keys if not each.ends}

@@ -41,6 +41,7 @@ class Plan:
         self._offers: dict[str, frozenset[int] | None] = {}
         self._strikes: dict[str, int] = {}
         self._usual: Seconds = 0.0
+        self._shared = False  # whether others fetch it too
 
     @property
     def finished(self) -> bool:
@@ -59,6 +60,7 @@ class Plan:
             return False
         self._offers[source] = offered
         partial = [offer for offer in self._offers.values() if offer]
+        self._shared = bool(partial)
         for index in self._waiting:
             self._waiting[index] = sum(index in offer for offer in partial)
         return True
@@ -105,7 +107,7 @@ class Plan:
         return _PAUSE * float(4 ** (strikes - 1))
 
     def _next(self, offer: frozenset[int] | None) -> int | None:
-        if any(self._waiting.values()):
+        if self._shared:
             mine = (index for index in self._waiting if offer is None or index in offer)
             return min(mine, key=lambda index: (self._waiting[index], _mixed(index, self._salt)), default=None)
         if offer is None:

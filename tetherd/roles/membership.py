@@ -301,7 +301,11 @@ class Membership:
         except Revoked as error:
             _log.error("%s", error.message)
         except TetherError as error:
-            level = logging.ERROR if policy.urgency(standing.expires, now) == "error" else logging.WARNING
+            # Before it is due nothing is amiss yet: it was another matter that was to be told or heard.
+            is_due = policy.renewal(standing.issued, standing.expires, 1.0) <= now
+            level = logging.WARNING if is_due else logging.INFO
+            if policy.urgency(standing.expires, now) == "error":
+                level = logging.ERROR
             _log.log(level, "this node's certificate was not renewed: %s", error.message, extra={"fix": error.fix})
         await asyncio.sleep(policy.retry(attempts, self._chance()))
         return attempts + 1
