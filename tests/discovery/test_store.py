@@ -9,7 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from world import NETWORK, Pretender
 
 from tetherd.discovery.ids import number
-from tetherd.discovery.store import DAY, PER_KEY, PER_OWNER, STRIDE, Store
+from tetherd.discovery.store import DAY, PER_KEY, PER_OWNER, RECORD_COST, STRIDE, Store
 from tetherd.wire.datagrams import Code
 from tetherd.wire.records import ANNOUNCEMENT, IMMUTABLE, MAX_TTL, Body, Record, write
 
@@ -55,9 +55,12 @@ class Machine(RuleBasedStateMachine):
             assert said.until > self.wall
             assert issued <= self.wall + 300
             if said.owner in before:
-                assert before[said.owner].body.seq <= said.body.seq
+                held = before[said.owner].body
+                assert held.seq < said.body.seq or held == said.body
             self.newest[signer, topic] = said.body.seq
         else:
+            timely = issued <= self.wall + 300 and said.until > self.wall
+            assert not timely or code == Code.FULL or (signer, topic) in self.newest, "nothing stood in its way"
             assert {each.blob for each in after.values()} == {each.blob for each in before.values()}
 
     @rule(value=st.binary(max_size=20))
@@ -76,13 +79,15 @@ class Machine(RuleBasedStateMachine):
         self.store.expire(self.wall)
         assert [self.held(topic) for topic in range(4)] == before, "only what nobody could find was forgotten"
 
-    @rule(topic=st.integers(0, 3), room=st.integers(0, 3000))
-    def page(self, topic: int, room: int) -> None:
+    @rule(topic=st.integers(0, 3), room=st.integers(0, 3000), skip=st.integers(0, 3))
+    def page(self, topic: int, room: int, skip: int) -> None:
         found = self.held(topic)
-        blobs, more = self.store.page(found, None, room)
-        assert sum(len(each) for each in blobs) <= room
-        assert blobs == [each.blob for each in found[: len(blobs)]]
-        assert more == (len(blobs) < len(found))
+        after = found[skip - 1].owner if 0 < skip <= len(found) else None
+        wanted = found[skip if after else 0 :]
+        blobs, more = self.store.page(found, after, room)
+        assert sum(len(each) + RECORD_COST for each in blobs) <= room
+        assert blobs == [each.blob for each in wanted[: len(blobs)]]
+        assert more == (len(blobs) < len(wanted))
 
     @invariant()
     def bounded(self) -> None:
