@@ -20,8 +20,8 @@ from tetherd.daemon.mapping import Outside
 from tetherd.discovery.addresses import Address, parse, refusal
 from tetherd.discovery.announcement import Orders, network_tag
 from tetherd.discovery.diagnosis import OUTSIDE, Counts
-from tetherd.discovery.exchange import Rules
-from tetherd.discovery.hints import Hint
+from tetherd.discovery.exchange import Rules, claim
+from tetherd.discovery.hints import Drop, Hint
 from tetherd.discovery.nat import Sight, View, judge
 from tetherd.discovery.peers import Arrival, Live, Peer, PeerTable
 from tetherd.discovery.racing import Reached, Relay, is_relayed
@@ -301,6 +301,7 @@ class Finding:
         self._outside.moved = whereabouts.move
         async with asyncio.TaskGroup() as group:
             group.create_task(self._introduce(dht))
+            group.create_task(self._alarm(dht))
             group.create_task(whereabouts.run(lambda: None))
 
     def _endpoint(self) -> Endpoint | None:
@@ -313,6 +314,21 @@ class Finding:
             rest["bulk"] = parse(bulk).port  # the port on this host is told with every address of its files
         places = (self._outside.place("rpc"), *self._standing.here)
         return Endpoint(tuple(dict.fromkeys(place for place in places if place)), rest)
+
+    async def _alarm(self, dht: Dht) -> None:
+        """Have the peer table show what the DHT learnt of ids that several hosts claim."""
+        while True:
+            while dht.conflicts:
+                found = dht.conflicts.popleft()
+                now, address = self._clock.monotonic(), str(Address(*found.other))
+                if not (found.proven and self._is_at(found.node.hex(), found.address[0], found.other[0])):
+                    self.peering.drop(Drop("conflict", claim(found), found.node.hex(), address, "dht", last=now))
+            await asyncio.sleep(TICK)
+
+    def _is_at(self, node: str, *hosts: str) -> bool:
+        """Return whether a node has told the authority of each of these addresses: a host may have several."""
+        member = (self._membership.standing or self._standing).roster.member(node)
+        return {*hosts} <= {parse(text).host for text in (member.addresses if member else ())}
 
     async def _introduce(self, dht: Dht) -> None:
         """Tell the DHT of every address that any source gave for a node, as long as it knows few itself."""

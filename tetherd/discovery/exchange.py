@@ -76,6 +76,14 @@ class Conflict(NamedTuple):
     proven: bool
 
 
+def claim(conflict: Conflict) -> str:
+    """Say a conflict in words."""
+    if conflict.proven:
+        places = f"{conflict.address[0]} and {conflict.other[0]}"
+        return f"its key is at {places}: either that is one host, or the key was copied and the node is to be revoked"
+    return f"a host at {conflict.other[0]} claims its id without its key"
+
+
 class Exchange:
     """The traffic of one node, and the peers it knows by it."""
 
