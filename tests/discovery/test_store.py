@@ -34,13 +34,14 @@ class Machine(RuleBasedStateMachine):
         self.store = Store(OWN, CAPACITY)
         self.wall = float(NOW)
         self.newest: dict[tuple[int, int], int] = {}
+        self.values: set[bytes] = set()
 
     @rule(
-        signer=st.integers(0, len(SIGNERS) - 1),
-        topic=st.integers(0, 3),
+        signer=st.integers(0, 1) | st.integers(0, len(SIGNERS) - 1),
+        topic=st.just(0) | st.integers(0, 3),
         step=st.integers(-2, 3) | st.just(STRIDE + 1),
-        age=st.integers(-400, 800),
-        ttl=st.integers(0, 900),
+        age=st.just(0) | st.integers(-400, 800),
+        ttl=st.sampled_from([60, 600]) | st.integers(0, 900),
         gone=st.booleans(),
     )
     def put(self, signer: int, topic: int, step: int, age: int, ttl: int, gone: bool) -> None:
@@ -67,25 +68,29 @@ class Machine(RuleBasedStateMachine):
     def put_immutable(self, value: bytes) -> None:
         said = write(Body(IMMUTABLE, value=value), SIGNERS[0], NETWORK)
         if self.store.put(said, self.wall)[0] == Code.OK:
+            self.values.add(said.key)
             assert [each.blob for each in self.store.find(IMMUTABLE, said.key, self.wall)] == [said.blob]
 
-    @rule(seconds=st.floats(0, 1000))
+    @rule(seconds=st.integers(0, 1000).map(float) | st.sampled_from([60.0, 0.5]))
     def wait(self, seconds: float) -> None:
         self.wall += seconds
 
     @rule()
     def expire(self) -> None:
-        before = [self.held(topic) for topic in range(4)]
+        before = self.all()
         self.store.expire(self.wall)
-        assert [self.held(topic) for topic in range(4)] == before, "only what nobody could find was forgotten"
+        assert self.all() == before, "only what nobody could find was forgotten"
 
-    @rule(topic=st.integers(0, 3), room=st.integers(0, 3000), skip=st.integers(0, 3))
-    def page(self, topic: int, room: int, skip: int) -> None:
+    @rule(topic=st.integers(0, 3), skip=st.integers(0, 3), fit=st.integers(0, 5), more_or_less=st.integers(-5, 5))
+    def page(self, topic: int, skip: int, fit: int, more_or_less: int) -> None:
         found = self.held(topic)
         after = found[skip - 1].owner if 0 < skip <= len(found) else None
         wanted = found[skip if after else 0 :]
+        room = sum(len(each.blob) + RECORD_COST for each in wanted[:fit]) + more_or_less
         blobs, more = self.store.page(found, after, room)
-        assert sum(len(each) + RECORD_COST for each in blobs) <= room
+        taken = sum(len(each) + RECORD_COST for each in blobs)
+        assert taken <= max(room, 0)
+        assert not more or taken + len(wanted[len(blobs)].blob) + RECORD_COST > room
         assert blobs == [each.blob for each in wanted[: len(blobs)]]
         assert more == (len(blobs) < len(wanted))
 
@@ -97,6 +102,10 @@ class Machine(RuleBasedStateMachine):
             assert len(held) <= PER_KEY
             assert all(each.until > self.wall for each in held)
             assert [each.owner for each in held] == sorted({each.owner for each in held})
+
+    def all(self) -> list[list[Record]]:
+        values = [self.store.find(IMMUTABLE, key, self.wall) for key in sorted(self.values)]
+        return values + [self.held(topic) for topic in range(4)]
 
     def held(self, topic: int) -> list[Record]:
         return self.store.find(ANNOUNCEMENT, TOPICS[topic], self.wall)
