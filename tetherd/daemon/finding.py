@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from tetherd.config import addresses
 from tetherd.config.schema import Config
-from tetherd.daemon.mapping import Outside
+from tetherd.daemon.mapping import Outside, endpoint
 from tetherd.discovery.addresses import Address, parse, refusal
 from tetherd.discovery.announcement import Orders, network_tag
 from tetherd.discovery.diagnosis import OUTSIDE, Counts
@@ -307,13 +307,8 @@ class Finding:
     def _endpoint(self) -> Endpoint | None:
         """Return where others can dial this node: through its router, if that lets them in, and directly."""
         me, ports = self._standing.me, self._ports()
-        if me is None or not me.addresses or not ports:
-            return None
-        rest = {service: port for service, port in ports.items() if service != "rpc"}
-        if bulk := self._outside.place("bulk"):
-            rest["bulk"] = parse(bulk).port  # the port on this host is told with every address of its files
-        places = (self._outside.place("rpc"), *self._standing.here)
-        return Endpoint(tuple(dict.fromkeys(place for place in places if place)), rest)
+        reached = me is not None and me.addresses and ports
+        return endpoint(self._standing.here, ports, self._outside.places()) if reached else None
 
     async def _alarm(self, dht: Dht) -> None:
         """Have the peer table show what the DHT learnt of ids that several hosts claim."""
