@@ -65,9 +65,10 @@ DEAD = peer(addresses=(seen(failures=3, failure="connection refused"),))
         (diagnosis.udp(None, member=False), "skip", "no network"),
         (diagnosis.udp(None, member=True), "skip", "cluster.dht"),
         (diagnosis.udp(Counts(fault="in use"), member=True), "fail", "in use"),
-        (diagnosis.udp(Counts(sent=5, age=60), member=True), "warn", "none was answered"),
-        (diagnosis.udp(Counts(sent=5, heard=2, known=0, age=60), member=True), "warn", "no node answers any more"),
-        (diagnosis.udp(Counts(sent=5, heard=2, known=0, age=1), member=True), "ok", "0 nodes"),
+        (diagnosis.udp(Counts(sent=5, asked=5, age=60), member=True), "warn", "none was answered"),
+        (diagnosis.udp(Counts(sent=5, asked=5, heard=2, age=60), member=True), "warn", "no node answers any more"),
+        (diagnosis.udp(Counts(sent=5, asked=5, heard=2, age=1), member=True), "ok", "0 nodes"),
+        (diagnosis.udp(Counts(sent=5, heard=5, age=60), member=True), "ok", "0 nodes"),  # others only ask
         (diagnosis.udp(Counts(sent=5, heard=5, known=3, age=60), member=True), "ok", "3 nodes"),
         (diagnosis.seeds((), (), member=False), "skip", "no network"),
         (diagnosis.seeds((), (), member=True), "ok", "none"),

@@ -137,6 +137,7 @@ class Finding:
             sent=counters.pop("sent", 0),
             heard=counters.pop("heard", 0),
             known=len(self._dht.peers()) if self._dht else 0,
+            asked=counters.pop("asked", 0),
             dropped=counters,
             fault=self._fault,
             age=self._clock.monotonic() - self._began,

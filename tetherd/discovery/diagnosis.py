@@ -39,12 +39,14 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
 class Counts(msgspec.Struct, frozen=True, kw_only=True):
     """One source of discovery in numbers. ``known``: nodes it speaks of now. ``fault``: why it does not work.
 
-    ``echo``: whether what it sent came back, where that is known. ``age``: seconds since it started.
+    ``asked``: how often others were asked something. ``echo``: whether what it sent came back, where that is known.
+    ``age``: seconds since it started.
     """
 
     sent: int = 0
     heard: int = 0
     known: int = 0
+    asked: int = 0
     dropped: dict[str, int] = {}
     fault: str = ""
     echo: bool | None = None
@@ -114,7 +116,7 @@ def udp(counts: Counts | None, *, member: bool) -> Check:
         return Check(name="udp", state="skip", detail="switched off by cluster.dht" if member else OUTSIDE)
     if counts.fault:
         return _counted("udp", "fail", counts.fault, "see cluster.udp, and who else uses that port", counts)
-    if counts.sent and not counts.known and counts.age > SETTLED:
+    if counts.asked and not counts.known and counts.age > SETTLED:
         detail = "no node answers any more" if counts.heard else "datagrams were sent and none was answered"
         return _counted("udp", "warn", detail, "let the UDP port of cluster.udp through the firewalls", counts)
     return _counted("udp", "ok", f"{_nodes(counts.known)} known", "", counts)

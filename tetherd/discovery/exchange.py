@@ -122,6 +122,7 @@ class Exchange:
 
     def ask(self, contact: Contact | Address, body: Ping | Seek | Put, asker: Asker, now: Seconds) -> None:
         """Send a request to a node, or to whoever is at an address."""
+        self.counters["asked"] += 1
         node, address = (contact.id, contact.address) if isinstance(contact, Contact) else (b"", contact)
         peer = self._at(node, address)
         request = Request(node, address, body, asker, self._rtt(peer))
