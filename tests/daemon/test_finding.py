@@ -4,20 +4,28 @@ import asyncio
 import contextlib
 import socket
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
 from tetherd.config.load import load_text
 from tetherd.daemon.finding import Finding, diagnosis
+from tetherd.discovery.exchange import Conflict
 from tetherd.discovery.peers import Arrival
 from tetherd.discovery.racing import Relay
 from tetherd.drivers import certificates, mutual, remembered
 from tetherd.drivers.clock import SystemClock
 from tetherd.drivers.nng import TLS
+<<<<<<< HEAD
 from tetherd.drivers.remote import RemoteCaller
+=======
+from tetherd.drivers.rpc import RemoteCaller
+from tetherd.drivers.udp import Dht
+>>>>>>> fleet
 from tetherd.policy.membership import Standing
 from tetherd.roles.membership import Membership
 from tetherd.types import Credentials, RoleName
@@ -169,6 +177,30 @@ async def test_a_connection_that_came_in_is_shown(tmp_path: Path) -> None:
             await asyncio.sleep(0.01)
         assert (peer.path, peer.arrived, peer.dialled) == ("lan", "10.0.0.7", "")
         assert found._wanted() == [PEER.node], "it is still looked for: it could be asked, too"
+
+
+async def test_ids_that_several_hosts_claim_are_shown(tmp_path: Path) -> None:
+    node, (host, port) = bytes.fromhex(PEER.node), ("10.0.0.7", 7443)
+    claims = [
+        Conflict(node, (host, port), ("10.0.0.8", 7443), proven=False),
+        Conflict(node, (host, port), ("10.0.0.9", 7443), proven=True),
+        Conflict(node, (host, port), (host, 7444), proven=True),
+    ]
+    caller = Caller(f"{host}:{port}", connected=True)  # where it told the authority that it is
+    async with finding(tmp_path, caller) as found, asyncio.timeout(20):
+        while found.peering.table.peer(PEER.node) is None:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        dht = SimpleNamespace(conflicts=deque(claims))
+        alarm = asyncio.create_task(found._alarm(cast("Dht", dht)))
+        while dht.conflicts:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        alarm.cancel()
+        peer = found.peering.table.peer(PEER.node)
+        assert peer is not None
+        shown = {drop.address: drop.detail for drop in peer.drops if drop.reason == "conflict"}
+        assert shown.keys() == {"10.0.0.8:7443", "10.0.0.9:7443"}, "one host may have several addresses"
+        assert "without its key" in shown["10.0.0.8:7443"]
+        assert "copied" in shown["10.0.0.9:7443"]
 
 
 async def test_what_was_remembered_is_known_at_the_start(tmp_path: Path) -> None:

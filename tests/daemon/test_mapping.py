@@ -6,10 +6,12 @@ import pytest
 
 from tetherd.config.load import load_text
 from tetherd.config.schema import Config
-from tetherd.daemon.mapping import Outside, wants
+from tetherd.daemon.mapping import Outside, endpoint, wants
+from tetherd.discovery.addresses import Address
 from tetherd.discovery.mapping import Want
 from tetherd.roles.membership import Membership
 from tetherd.testing.time import ManualClock
+from tetherd.wire.endpoint import Endpoint
 
 PORTS = {"rpc": 7443, "bulk": 7445, "dht": 7443}
 ALL = (Want("rpc", "tcp", 7443), Want("bulk", "tcp", 7445), Want("dht", "udp", 7443))
@@ -43,4 +45,13 @@ def test_why_nothing_is_asked_is_told(on: str, words: str) -> None:
     outside = Outside(configured(on), ManualClock(), cast("Membership", Club()), {})
     assert words in outside.report().off
     assert outside.duties == []
-    assert outside.place("rpc") == ""
+    assert outside.places() == {}
+
+
+def test_a_node_s_record_says_where_its_router_leads_here_from() -> None:
+    here = ("10.0.0.7:7443", "[2600::7]:7443")
+    assert endpoint(here, PORTS, {}) == Endpoint(here, {"bulk": 7445, "dht": 7443})
+    led = {"rpc": Address("11.0.0.1", 17443), "bulk": Address("11.0.0.1", 17445), "dht": Address("11.0.0.1", 17446)}
+    assert endpoint(here, PORTS, led) == Endpoint(("11.0.0.1:17443", *here), {"bulk": 17445, "dht": 7443})
+    same = {"rpc": Address("10.0.0.7", 7443)}
+    assert endpoint(here, PORTS, same).addresses == here

@@ -15,6 +15,7 @@ DAY = 86400.0
 
 def vitals(**changes: Any) -> Vitals:
     usual = {
+        "disk": "/var/lib/tether",
         "disk_free": 50 * GIB,
         "disk_total": 100 * GIB,
         "files_open": 40,
@@ -38,6 +39,7 @@ def peer(path: str = "", *, drops: tuple[Drop, ...] = (), **changes: Any) -> Pee
 
 
 WHOLE, CLOSED = Finding("none", ""), Finding("refused", "nothing listens")
+FOREIGN = Finding("other-network", "it is of another network", "join both")
 LOSSY = Finding("mtu", "large ones vanish", "use a smaller MTU")
 DEAD = peer(addresses=(seen(failures=3, failure="connection refused"),))
 
@@ -63,7 +65,10 @@ DEAD = peer(addresses=(seen(failures=3, failure="connection refused"),))
         (diagnosis.udp(None, member=False), "skip", "no network"),
         (diagnosis.udp(None, member=True), "skip", "cluster.dht"),
         (diagnosis.udp(Counts(fault="in use"), member=True), "fail", "in use"),
-        (diagnosis.udp(Counts(sent=5, age=60), member=True), "warn", "none was answered"),
+        (diagnosis.udp(Counts(sent=5, asked=5, age=60), member=True), "warn", "none was answered"),
+        (diagnosis.udp(Counts(sent=5, asked=5, heard=2, age=60), member=True), "warn", "no node answers any more"),
+        (diagnosis.udp(Counts(sent=5, asked=5, heard=2, age=1), member=True), "ok", "0 nodes"),
+        (diagnosis.udp(Counts(sent=5, heard=5, age=60), member=True), "ok", "0 nodes"),  # others only ask
         (diagnosis.udp(Counts(sent=5, heard=5, known=3, age=60), member=True), "ok", "3 nodes"),
         (diagnosis.seeds((), (), member=False), "skip", "no network"),
         (diagnosis.seeds((), (), member=True), "ok", "none"),
@@ -75,14 +80,20 @@ DEAD = peer(addresses=(seen(failures=3, failure="connection refused"),))
         (diagnosis.tcp((peer(),), member=True), "ok", "0 of 1"),
         (diagnosis.tcp((peer("lan"), DEAD), member=True), "warn", "connection refused"),
         (diagnosis.tcp((DEAD,), member=True), "fail", "connection refused"),
-        (diagnosis.tls(vitals(certificate=None), (), member=True), "skip", "no network"),
-        (diagnosis.tls(vitals(), (), member=False), "skip", "no network"),
-        (diagnosis.tls(vitals(), (), member=True), "ok", "5 d"),
-        (diagnosis.tls(vitals(certificate=DAY), (), member=True), "warn", "expires in 1 d"),
-        (diagnosis.tls(vitals(certificate=-3600), (), member=True), "fail", "expired 1 h ago"),
+        (diagnosis.tls(vitals(certificate=None), (), (), member=True), "skip", "no network"),
+        (diagnosis.tls(vitals(), (), (), member=False), "skip", "no network"),
+        (diagnosis.tls(vitals(), (), (), member=True), "ok", "5 d; 0 of 0 nodes"),
+        (diagnosis.tls(vitals(), (), [("a", WHOLE), ("b", CLOSED)], member=True), "ok", "1 of 2 nodes that were asked"),
+        (
+            diagnosis.tls(vitals(), (), [("a", WHOLE), ("b", FOREIGN)], member=True),
+            "warn",
+            "b: it is of another network",
+        ),
+        (diagnosis.tls(vitals(certificate=DAY), (), (), member=True), "warn", "expires in 1 d"),
+        (diagnosis.tls(vitals(certificate=-3600), (), (), member=True), "fail", "expired 1 h ago"),
         (
             diagnosis.tls(
-                vitals(), (peer(drops=(Drop("other-network", "strange root", address="x:1"),)),), member=True
+                vitals(), (peer(drops=(Drop("other-network", "strange root", address="x:1"),)),), (), member=True
             ),
             "warn",
             "strange root",
@@ -93,11 +104,11 @@ DEAD = peer(addresses=(seen(failures=3, failure="connection refused"),))
         (diagnosis.clock(vitals(synchronised=False), []), "warn", "kernel"),
         (diagnosis.clock(vitals(synchronised=True), []), "ok", "kernel"),
         (diagnosis.clock(vitals(), []), "skip", "no other node"),
-        (diagnosis.disk(vitals()), "ok", "50.0 GiB free (50%)"),
+        (diagnosis.disk(vitals()), "ok", "50.0 GiB free (50%) in /var/lib/tether"),
         (diagnosis.disk(vitals(disk_free=GIB // 2)), "warn", "0.5 GiB"),
         (diagnosis.disk(vitals(disk_free=5 * GIB)), "warn", "5%"),
         (diagnosis.disk(vitals(disk_free=0)), "fail", "0.0 GiB"),
-        (diagnosis.disk(vitals(disk_free=0, disk_total=0)), "fail", "0.0 GiB"),
+        (diagnosis.disk(vitals(disk_free=0, disk_total=0)), "fail", "cannot be found out"),
         (diagnosis.files(vitals()), "ok", "40 of 65536"),
         (diagnosis.files(vitals(files_limit=1024)), "warn", "40 of 1024"),
         (diagnosis.files(vitals(files_open=60000)), "fail", "60000"),

@@ -9,7 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from world import NETWORK, Pretender
 
 from tetherd.discovery.ids import number
-from tetherd.discovery.store import DAY, PER_KEY, PER_OWNER, STRIDE, Store
+from tetherd.discovery.store import DAY, PER_KEY, PER_OWNER, RECORD_COST, STRIDE, Store
 from tetherd.wire.datagrams import Code
 from tetherd.wire.records import ANNOUNCEMENT, IMMUTABLE, MAX_TTL, Body, Record, write
 
@@ -34,13 +34,14 @@ class Machine(RuleBasedStateMachine):
         self.store = Store(OWN, CAPACITY)
         self.wall = float(NOW)
         self.newest: dict[tuple[int, int], int] = {}
+        self.values: set[bytes] = set()
 
     @rule(
-        signer=st.integers(0, len(SIGNERS) - 1),
-        topic=st.integers(0, 3),
+        signer=st.integers(0, 1) | st.integers(0, len(SIGNERS) - 1),
+        topic=st.just(0) | st.integers(0, 3),
         step=st.integers(-2, 3) | st.just(STRIDE + 1),
-        age=st.integers(-400, 800),
-        ttl=st.integers(0, 900),
+        age=st.just(0) | st.integers(-400, 800),
+        ttl=st.sampled_from([60, 600]) | st.integers(0, 900),
         gone=st.booleans(),
     )
     def put(self, signer: int, topic: int, step: int, age: int, ttl: int, gone: bool) -> None:
@@ -55,34 +56,43 @@ class Machine(RuleBasedStateMachine):
             assert said.until > self.wall
             assert issued <= self.wall + 300
             if said.owner in before:
-                assert before[said.owner].body.seq <= said.body.seq
+                held = before[said.owner].body
+                assert held.seq < said.body.seq or held == said.body
             self.newest[signer, topic] = said.body.seq
         else:
+            timely = issued <= self.wall + 300 and said.until > self.wall
+            assert not timely or code == Code.FULL or (signer, topic) in self.newest, "nothing stood in its way"
             assert {each.blob for each in after.values()} == {each.blob for each in before.values()}
 
     @rule(value=st.binary(max_size=20))
     def put_immutable(self, value: bytes) -> None:
         said = write(Body(IMMUTABLE, value=value), SIGNERS[0], NETWORK)
         if self.store.put(said, self.wall)[0] == Code.OK:
+            self.values.add(said.key)
             assert [each.blob for each in self.store.find(IMMUTABLE, said.key, self.wall)] == [said.blob]
 
-    @rule(seconds=st.floats(0, 1000))
+    @rule(seconds=st.integers(0, 1000).map(float) | st.sampled_from([60.0, 0.5]))
     def wait(self, seconds: float) -> None:
         self.wall += seconds
 
     @rule()
     def expire(self) -> None:
-        before = [self.held(topic) for topic in range(4)]
+        before = self.all()
         self.store.expire(self.wall)
-        assert [self.held(topic) for topic in range(4)] == before, "only what nobody could find was forgotten"
+        assert self.all() == before, "only what nobody could find was forgotten"
 
-    @rule(topic=st.integers(0, 3), room=st.integers(0, 3000))
-    def page(self, topic: int, room: int) -> None:
+    @rule(topic=st.integers(0, 3), skip=st.integers(0, 3), fit=st.integers(0, 5), more_or_less=st.integers(-5, 5))
+    def page(self, topic: int, skip: int, fit: int, more_or_less: int) -> None:
         found = self.held(topic)
-        blobs, more = self.store.page(found, None, room)
-        assert sum(len(each) for each in blobs) <= room
-        assert blobs == [each.blob for each in found[: len(blobs)]]
-        assert more == (len(blobs) < len(found))
+        after = found[skip - 1].owner if 0 < skip <= len(found) else None
+        wanted = found[skip if after else 0 :]
+        room = sum(len(each.blob) + RECORD_COST for each in wanted[:fit]) + more_or_less
+        blobs, more = self.store.page(found, after, room)
+        taken = sum(len(each) + RECORD_COST for each in blobs)
+        assert taken <= max(room, 0)
+        assert not more or taken + len(wanted[len(blobs)].blob) + RECORD_COST > room
+        assert blobs == [each.blob for each in wanted[: len(blobs)]]
+        assert more == (len(blobs) < len(wanted))
 
     @invariant()
     def bounded(self) -> None:
@@ -92,6 +102,10 @@ class Machine(RuleBasedStateMachine):
             assert len(held) <= PER_KEY
             assert all(each.until > self.wall for each in held)
             assert [each.owner for each in held] == sorted({each.owner for each in held})
+
+    def all(self) -> list[list[Record]]:
+        values = [self.store.find(IMMUTABLE, key, self.wall) for key in sorted(self.values)]
+        return values + [self.held(topic) for topic in range(4)]
 
     def held(self, topic: int) -> list[Record]:
         return self.store.find(ANNOUNCEMENT, TOPICS[topic], self.wall)

@@ -9,7 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+<<<<<<< HEAD
 from desks import MAX, Desk, blob, free_port, manifest, serving, silence, within
+=======
+from certificates import Network
+>>>>>>> fleet
 from doorway import Doorway
 
 from tetherd.drivers import blocking, nng
@@ -165,21 +169,23 @@ async def test_it_follows_a_node_to_another_address(tmp_path: Path) -> None:
     assert caller.address == second.address
 
 
-async def test_a_loss_is_followed_by_an_attempt_with_the_certificates_of_now(tmp_path: Path) -> None:
-    doorway = Doorway(tmp_path)
-    secret, asked = nng.Secret(doorway.member("gateway"), doorway.credentials.node), 0
-
-    def count() -> nng.Secret:
-        nonlocal asked
-        asked += 1
-        return secret
-
-    caller = BlockingCaller(doorway.address, max_message=1 << 20, secret=count)
-    async with doorway.open():
+async def test_after_a_loss_it_shows_the_certificate_of_now_at_once(tmp_path: Path) -> None:
+    for place in ("1", "2"):
+        (tmp_path / place).mkdir()
+    first, second, later = Doorway(tmp_path / "1"), Doorway(tmp_path / "2"), Network()
+    me, there = first.member("gateway"), first.credentials
+    second.credentials, second.address = later.node(key=there.key_pem), first.address
+    second.door = Door((second.address,), second.credentials, second.admission, SystemClock())
+    second.roster.update(first.roster)
+    shown = [nng.Secret(me, there.node)]
+    caller = BlockingCaller(first.address, max_message=1 << 20, secret=lambda: shown[-1])
+    async with first.open():
         parked = asyncio.create_task(asyncio.to_thread(caller.lane(), WatchCatalog(), 30.0))
-        await asyncio.wait_for(doorway.parked.acquire(), 10)
-        assert asked == 1
-    with pytest.raises(Unreachable):
-        await parked
-    assert asked == 2
-    caller.close()
+        await asyncio.wait_for(first.parked.acquire(), 10)
+        await asyncio.sleep(0.5)  # a connection that ends sooner was made with what is shown now
+        shown.append(nng.Secret(later.node(key=me.key_pem), there.node))
+    async with second.open():
+        await asyncio.wait_for(second.parked.acquire(), 2.5)
+        caller.close()
+        with pytest.raises(Unreachable):
+            await parked

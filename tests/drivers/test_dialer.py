@@ -64,7 +64,7 @@ def test_an_address_that_leads_to_another_node_leads_nowhere(hosts: Hosts, sourc
 
 
 def test_what_is_no_address_leads_nowhere(source: BlobSource) -> None:
-    assert connect(source, Ways(("nonsense:x", "", source.address))) == source.address
+    assert connect(source, Ways(("nonsense:x", "", "a" * 64 + ".x:1", source.address))) == source.address
 
 
 def test_a_relay_is_for_when_nothing_else_leads_there(hosts: Hosts, source: BlobSource) -> None:

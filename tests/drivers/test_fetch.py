@@ -17,7 +17,7 @@ from sources import Answer, Hosts, blob_of, head, shelf
 
 import tetherd
 from tetherd.drivers.drafts import Draft, Drafts
-from tetherd.drivers.fetch import BulkClient, FleetOrigin
+from tetherd.drivers.fetch import BulkClient, Fetched, FleetOrigin
 from tetherd.drivers.link import Pace
 from tetherd.drivers.mutual import dialling
 from tetherd.errors import DigestMismatch, Unavailable
@@ -212,6 +212,26 @@ def test_lines_that_break_in_every_chunk_are_good_enough(hosts: Hosts, client: B
     assert found.banned == {}
     assert line.cuts >= 5
     assert line.sent <= len(DATA) * 1.01 + line.cuts * CHUNK
+
+
+def test_a_connection_that_falls_silent_is_replaced(hosts: Hosts, path: Path) -> None:
+    """As when a host gets another address, or its router forgets: nobody is told, and nothing comes any more."""
+    fell, context = threading.Event(), dialling(home().node())
+
+    def falls(connection, start, end) -> None:
+        if not fell.is_set() and start >= 2 * CHUNK:
+            fell.set()
+            connection.sendall(right(start, end)[: CHUNK // 2])
+            connection.recv(1)
+        else:
+            connection.sendall(right(start, end))
+
+    source = hosts.hostile(BLOB, falls)
+    client = BulkClient(lambda: context, Pace(silent=0.5))
+    found = client.fetch(Draft(BLOB, path), [source])
+    assert fell.is_set()
+    assert path.read_bytes() == DATA
+    assert found == Fetched({source.node: len(DATA)}, {})
 
 
 def test_a_line_that_breaks_at_once_is_given_up(hosts: Hosts, client: BulkClient, path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from tetherd.drivers.members import KEPT, KEY_BYTES, PARTING, Invitation, MemberLedger
 from tetherd.errors import NodeNotFound, Revoked, TetherError, TokenExpired, TokenUsed, WrongToken
@@ -22,7 +22,7 @@ DAY = 86400.0
 
 
 def as_member(node: str) -> Member:
-    return Member(node=node, name=f"host-{node[0]}", roles=(), addresses=("192.0.2.1:1",))
+    return Member(node=node, name="host", roles=(), addresses=("192.0.2.1:1",))
 
 
 class Killed(Exception):
@@ -51,7 +51,13 @@ class Ledger(RuleBasedStateMachine):
         self.ledger.close()
         self.folder.cleanup()
 
-    @rule(seconds=st.floats(0, 45))
+    @initialize()
+    def one_has_joined(self) -> None:
+        for token in (b"\0", b"\1"):
+            self.invite(token)
+        self.admit(b"\0", "a" * 64)
+
+    @rule(seconds=st.sampled_from([1.0, TTL / 2, TTL]))
     def wait(self, seconds: float) -> None:
         self.now += seconds
 
@@ -209,7 +215,7 @@ def test_the_ledger_keeps_to_its_model() -> None:
     run_state_machine_as_test(
         Ledger,
         settings=settings(
-            max_examples=50, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=100, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
         ),
     )
 

@@ -35,6 +35,22 @@ def test_a_request_is_never_sent_twice() -> None:
         assert found.resend_time == -1
 
 
+def test_a_connection_whose_end_is_told_is_none_any_more() -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"tcp://127.0.0.1:{probe.getsockname()[1]}"
+    began: SimpleQueue[bool] = SimpleQueue()
+    ended: SimpleQueue[bool] = SimpleQueue()
+    with nng.closing(nng.open_req(1 << 20)) as found:
+        found.add_post_pipe_connect_cb(lambda _: began.put(nng.connected(found)))
+        found.add_post_pipe_remove_cb(lambda _: ended.put(nng.connected(found)))
+        with nng.closing(nng.open_rep(1 << 20)) as server:
+            nng.listen(server, address)
+            nng.dial(found, address)
+            assert began.get(timeout=5) is True
+        assert ended.get(timeout=5) is False
+
+
 def test_an_address_in_use_is_refused() -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

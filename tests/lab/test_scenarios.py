@@ -63,25 +63,6 @@ def test_nobody_notices_that_another_host_joins(lab: Lab, fleet: Fleet) -> None:
     assert traffic.longest_gap() < 1
 
 
-def test_a_worker_that_is_cut_off_is_done_without_and_comes_back(lab: Lab, fleet: Fleet) -> None:
-    founder = fleet.found(lab.host("founder"), *SERVES)
-    push(founder)
-    home = lab.site("home")
-    hosts = [home.host("one"), home.host("two")]
-    for host in hosts:
-        fleet.join(host, "worker", worker={"preload": ["digits"]})
-    wait_serving(founder, "one", "two")
-    with founder.traffic() as traffic:
-        traffic.wait()
-        with lab.partition([hosts[0]], [founder.host]):
-            wait_serving(founder, "two")
-            traffic.wait()
-        wait_serving(founder, "one", "two")
-        traffic.wait()
-    assert traffic.errors() == []
-    assert traffic.longest_gap() < NOTICED
-
-
 def test_a_whole_site_is_cut_off_and_requests_wait_until_it_is_back(lab: Lab, fleet: Fleet) -> None:
     founder = fleet.found(lab.host("founder"), *SERVES)
     push(founder)
@@ -122,32 +103,6 @@ def test_the_founder_is_killed_and_comes_back(lab: Lab, fleet: Fleet) -> None:
     founder.start()
     wait_serving(founder, "worker", patience=5)
     assert serves(founder)
-
-
-def connections(space: Namespace, port: int) -> list[str]:
-    """Return the lines of ``ss`` for established connections to a port."""
-    return [line for line in space.run("ss", "-Htn", "state", "established").splitlines() if f":{port}" in line]
-
-
-def test_a_revoked_worker_is_out_within_five_seconds_under_load(lab: Lab, fleet: Fleet) -> None:
-    founder = fleet.found(lab.host("founder"), *SERVES)
-    push(founder)
-    home = lab.site("home")
-    for name in ("one", "two"):
-        fleet.join(home.host(name), "worker", worker={"preload": ["digits"]})
-    wait_serving(founder, "one", "two")
-    revoked = fleet.members["one"].host.space
-    assert connections(revoked, 7443)
-    with founder.traffic() as traffic:
-        traffic.wait()
-        began = time.monotonic()
-        founder.ctl("nodes", "revoke", "one", "--yes")
-        until(lambda: not connections(revoked, 7443), "its connections end")
-        assert time.monotonic() - began < 5
-        wait_serving(founder, "two")
-        traffic.wait()
-    assert traffic.errors() == []
-    assert traffic.longest_gap() < 1
 
 
 def listening(space: Namespace) -> list[str]:

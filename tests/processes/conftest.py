@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-# Test modules are not part of a package; what they share is found beside them.
+# Test modules are not part of a package; what they share is found beside them, and how to attack next door.
+sys.path.insert(0, str(Path(__file__).parents[1] / "drivers"))
 sys.path.insert(0, str(Path(__file__).parent))
 
 from harness import DIGITS, EXAMPLE, Daemon, Host, is_right, new_host, until

@@ -34,6 +34,7 @@ def test_a_node_that_comes_back_elsewhere_is_found(host: Host, source: str) -> N
     until(lambda: is_connected(two, "one", before["listen"]), "two is connected to one")
     until(lambda: peers(one)["two"]["path"] == "local", "one shows the connection that two made")
     assert (peers(one)["two"]["dialled"], peers(one)["two"]["arrived"]) == ("", "127.0.0.1")
+    assert "  path       local\n" in one.ctl("nodes", "show", "two").stdout.decode()
     one.kill()
     moved = host.daemon(name="one", cluster={**after, **others}, worker={"spare": False}).start()
     until(lambda: is_connected(two, "one", after["listen"]), f"two finds one again by {source}")

@@ -142,7 +142,7 @@ def _failed(name: str, error: TetherError) -> dict[str, Any]:
 def _findings(checks: list[dict[str, Any]]) -> Iterator[str]:
     for check in checks:
         state = check["state"].upper() if check["state"] == "fail" else check["state"]
-        yield f" {clean(state):<5} {clean(check['name']):<10} {clean(check['detail'])}"
+        yield f" {clean(state):<5} {clean(check['name']):<10} {_told(check)}"
         if check["fix"] and check["state"] in ("fail", "warn"):
             yield f"                  fix: {clean(check['fix'])}"
 
@@ -151,9 +151,7 @@ def _survey(document: dict[str, Any]) -> Iterator[str]:
     if not document["in_network"]:
         yield "this host is in no network"
     for check in document["mechanisms"]:
-        counts = [f"{name} {check[name]}" for name in ("sent", "heard") if check[name] is not None]
-        counts += [f"dropped {count} ({reason})" for reason, count in sorted(check["dropped"].items())]
-        yield f"{clean(check['name']):<10} {check['state']:<5} {clean('; '.join([check['detail'], *counts]))}"
+        yield f"{clean(check['name']):<10} {check['state']:<5} {_told(check)}"
         if check["fix"]:
             yield f"                 fix: {clean(check['fix'])}"
     if document["in_network"]:
@@ -174,6 +172,13 @@ def _survey(document: dict[str, Any]) -> Iterator[str]:
         yield f"  {who}{where}: {clean(drop['detail'])} ({clean(drop['reason'])}{times}, {_ago(drop['last_ms_ago'])})"
     for seed in document["seeds"]:
         yield f"  seed {clean(seed['address'])}: {clean(seed['failure'] or 'not asked yet')}"
+
+
+def _told(check: dict[str, Any]) -> str:
+    """Return what a check found, and its counts."""
+    counts = [f"{name} {check[name]}" for name in ("sent", "heard") if check[name] is not None]
+    counts += [f"dropped {count} ({reason})" for reason, count in sorted(check["dropped"].items())]
+    return clean("; ".join([check["detail"], *counts]))
 
 
 def _sight(views: list[dict[str, Any]], check: dict[str, Any]) -> Iterator[str]:

@@ -91,6 +91,8 @@ def _screen(doc: dict[str, Any]) -> Iterator[str]:
     yield f"{clean(doc['name'])}  {clean(doc['state'])}"
     yield f"  node       {clean(doc['node'])}"
     yield f"  roles      {clean(', '.join(doc['roles']))}"
+    if doc.get("path"):  # who is only labelled or listed has none
+        yield f"  path       {clean(doc['path'])}"
     if doc["addresses"]:
         yield f"  addresses  {clean(', '.join(doc['addresses']))}"
     for key, value in sorted(doc["labels"].items()):

@@ -52,7 +52,7 @@ class Daemon:
         self._membership = membership
         self._identity = str(papers.directory)
         self._network = Network(config, clock, membership, papers) if membership.standing else None
-        self._cluster = Cluster(membership, clock=clock, authority=self._authority)
+        self._cluster = Cluster(membership, clock=clock, authority=self._authority, path=self._path)
         self._examination = Examination(self._explain)
         finding = self._network.finding if self._network else None
         self._diagnosis = diagnosis(config, clock, membership, finding, relays=self._relays, examine=self._explain)
@@ -131,6 +131,10 @@ class Daemon:
 
     def _authority(self) -> Caller | None:
         return self._network.authority() if self._network else None
+
+    def _path(self, node: str) -> str:
+        peer = self._network.finding.peering.table.peer(node) if self._network else None
+        return peer.path if peer else ""
 
     def _relays(self) -> list[str]:
         return self._network.relays.names if self._network else []

@@ -16,12 +16,12 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from tetherd.config import addresses
 from tetherd.config.schema import Config
-from tetherd.daemon.mapping import Outside
+from tetherd.daemon.mapping import Outside, endpoint
 from tetherd.discovery.addresses import Address, parse, refusal
 from tetherd.discovery.announcement import Orders, network_tag
 from tetherd.discovery.diagnosis import OUTSIDE, Counts
-from tetherd.discovery.exchange import Rules
-from tetherd.discovery.hints import Hint
+from tetherd.discovery.exchange import Rules, claim
+from tetherd.discovery.hints import Drop, Hint
 from tetherd.discovery.nat import Sight, View, judge
 from tetherd.discovery.peers import Arrival, Live, Peer, PeerTable
 from tetherd.discovery.racing import Reached, Relay, is_relayed
@@ -137,6 +137,7 @@ class Finding:
             sent=counters.pop("sent", 0),
             heard=counters.pop("heard", 0),
             known=len(self._dht.peers()) if self._dht else 0,
+            asked=counters.pop("asked", 0),
             dropped=counters,
             fault=self._fault,
             age=self._clock.monotonic() - self._began,
@@ -301,18 +302,29 @@ class Finding:
         self._outside.moved = whereabouts.move
         async with asyncio.TaskGroup() as group:
             group.create_task(self._introduce(dht))
+            group.create_task(self._alarm(dht))
             group.create_task(whereabouts.run(lambda: None))
 
     def _endpoint(self) -> Endpoint | None:
         """Return where others can dial this node: through its router, if that lets them in, and directly."""
         me, ports = self._standing.me, self._ports()
-        if me is None or not me.addresses or not ports:
-            return None
-        rest = {service: port for service, port in ports.items() if service != "rpc"}
-        if bulk := self._outside.place("bulk"):
-            rest["bulk"] = parse(bulk).port  # the port on this host is told with every address of its files
-        places = (self._outside.place("rpc"), *self._standing.here)
-        return Endpoint(tuple(dict.fromkeys(place for place in places if place)), rest)
+        reached = me is not None and me.addresses and ports
+        return endpoint(self._standing.here, ports, self._outside.places()) if reached else None
+
+    async def _alarm(self, dht: Dht) -> None:
+        """Have the peer table show what the DHT learnt of ids that several hosts claim."""
+        while True:
+            while dht.conflicts:
+                found = dht.conflicts.popleft()
+                now, address = self._clock.monotonic(), str(Address(*found.other))
+                if not (found.proven and self._is_at(found.node.hex(), found.address[0], found.other[0])):
+                    self.peering.drop(Drop("conflict", claim(found), found.node.hex(), address, "dht", last=now))
+            await asyncio.sleep(TICK)
+
+    def _is_at(self, node: str, *hosts: str) -> bool:
+        """Return whether a node has told the authority of each of these addresses: a host may have several."""
+        member = (self._membership.standing or self._standing).roster.member(node)
+        return {*hosts} <= {parse(text).host for text in (member.addresses if member else ())}
 
     async def _introduce(self, dht: Dht) -> None:
         """Tell the DHT of every address that any source gave for a node, as long as it knows few itself."""
@@ -366,7 +378,7 @@ def diagnosis(
         senses = Senses(finding.multicast, finding.datagrams, lambda: finding.sight(relays()))
     return Diagnosis(
         peering=finding.peering if finding else None,
-        host=HostVitals(config.node.state_dir, credentials, clock),
+        host=HostVitals([config.node.state_dir, config.node.cache_dir], credentials, clock),
         clock=clock,
         senses=senses,
         examine=examine,

@@ -2,17 +2,19 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Coroutine, Mapping
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
 from typing import Any, Final, TypeAlias
 
 from tetherd.config import addresses
 from tetherd.config.schema import Config
+from tetherd.discovery.addresses import Address
 from tetherd.discovery.mapping import Report, Want
 from tetherd.drivers.mapping import PortMapping, installed
 from tetherd.errors import TetherError
 from tetherd.ports import Clock
 from tetherd.roles.membership import Membership
 from tetherd.types import RoleName
+from tetherd.wire.endpoint import Endpoint
 
 Duty: TypeAlias = Callable[[Callable[[], None]], Coroutine[Any, Any, None]]
 
@@ -32,6 +34,15 @@ def wants(config: Config, ports: Mapping[str, int], roles: Collection[RoleName],
     return tuple(Want(name, "udp" if name in _DATAGRAMS else "tcp", port) for name, port in wanted.items())
 
 
+def endpoint(here: Iterable[str], ports: Mapping[str, int], outside: Mapping[str, Address]) -> Endpoint:
+    """Return what a node's record says: where its router leads to it from, first, and its own addresses."""
+    others = {service: port for service, port in ports.items() if service != "rpc"}
+    if "bulk" in outside:
+        others["bulk"] = outside["bulk"].port  # its own port is told with every address of its files
+    led = (str(outside["rpc"]),) if "rpc" in outside else ()
+    return Endpoint(tuple(dict.fromkeys((*led, *here))), others)
+
+
 class Outside:
     """This host as others reach it through its router. ``duties`` are to be run; ``moved`` is told of every change.
 
@@ -49,10 +60,9 @@ class Outside:
         # Who tells the members is ended first: that a mapping ends as the daemon does is no news for them.
         self.duties: list[Duty] = [self._mapping.run, self._enlist] if self._mapping else []
 
-    def place(self, service: str) -> str:
-        """Return HOST:PORT where others reach a listener through the router, empty where they do not."""
-        place = self._mapping.places().get(service) if self._mapping else None
-        return str(place) if place else ""
+    def places(self) -> dict[str, Address]:
+        """Return by service where others reach a listener through the router."""
+        return self._mapping.places() if self._mapping else {}
 
     def report(self) -> Report:
         """Return what was asked of the router, and what came of it."""
@@ -68,7 +78,8 @@ class Outside:
         while True:
             await self._changed.wait()
             self._changed.clear()
+            places = {service: str(place) for service, place in self.places().items()}
             try:
-                await self._membership.reach(self.place("rpc"), self.place("enrol"))
+                await self._membership.reach(places.get("rpc", ""), places.get("enrol", ""))
             except TetherError as error:
                 _log.warning("the members do not know where the router leads here from: %s", error.message)

@@ -104,6 +104,11 @@ def instance_of(node: str) -> str:
     return f"{node[:_LABEL]}.{SERVICE}"
 
 
+def server_of(node: str) -> str:
+    """Return the host name under which a node announces its addresses."""
+    return f"tether-{node[:_LABEL]}.local."
+
+
 def read(text: Mapping[bytes, bytes | None], port: int | None) -> Announcement:
     """Read the entries of a TXT record and the port of its service. Raises InvalidInput."""
     tag, node = _entry(text, b"net", 8), _entry(text, b"node", 64)

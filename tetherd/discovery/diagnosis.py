@@ -39,12 +39,14 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
 class Counts(msgspec.Struct, frozen=True, kw_only=True):
     """One source of discovery in numbers. ``known``: nodes it speaks of now. ``fault``: why it does not work.
 
-    ``echo``: whether what it sent came back, where that is known. ``age``: seconds since it started.
+    ``asked``: how often others were asked something. ``echo``: whether what it sent came back, where that is known.
+    ``age``: seconds since it started.
     """
 
     sent: int = 0
     heard: int = 0
     known: int = 0
+    asked: int = 0
     dropped: dict[str, int] = {}
     fault: str = ""
     echo: bool | None = None
@@ -52,11 +54,13 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Vitals(msgspec.Struct, frozen=True, kw_only=True):
-    """This host in numbers. ``certificate``: seconds that this node's own is still valid; None = it has none.
+    """This host in numbers. ``disk``: the directory, of those that are written to, with the least room.
+    ``certificate``: seconds that this node's own is still valid; None = it has none.
 
     ``synchronised``: whether the kernel believes that its clock is kept right; None = it does not say.
     """
 
+    disk: str
     disk_free: int
     disk_total: int
     files_open: int
@@ -64,6 +68,9 @@ class Vitals(msgspec.Struct, frozen=True, kw_only=True):
     certificate: Seconds | None = None
     synchronised: bool | None = None
 
+
+_NO_HANDSHAKE: Final = ("address", "refused", "unreachable", "silent", "closed", "mtu")
+"""Causes that say nothing of certificates."""
 
 OUTSIDE: Final = "this host is in no network"
 
@@ -96,7 +103,10 @@ def multicast(counts: Counts | None, *, member: bool) -> Check:
         fix = "let UDP port 5353 through the firewall; containers and clouds often have no multicast, so name seeds"
     elif not counts.known and counts.age > SETTLED:
         dropped = ", ".join(f"{count} {reason}" for reason, count in sorted(counts.dropped.items()))
-        detail = f"multicast works, and nobody of this network was heard ({dropped or 'nothing was dropped'})"
+        detail = (
+            "this host hears itself and nobody else of its network: none is near, or no multicast gets through "
+            f"({dropped or 'nothing was dropped'})"
+        )
     return _counted("multicast", state, detail, fix, counts)
 
 
@@ -106,8 +116,8 @@ def udp(counts: Counts | None, *, member: bool) -> Check:
         return Check(name="udp", state="skip", detail="switched off by cluster.dht" if member else OUTSIDE)
     if counts.fault:
         return _counted("udp", "fail", counts.fault, "see cluster.udp, and who else uses that port", counts)
-    if counts.sent and not counts.heard and counts.age > SETTLED:
-        detail = "datagrams were sent and none was answered"
+    if counts.asked and not counts.known and counts.age > SETTLED:
+        detail = "no node answers any more" if counts.heard else "datagrams were sent and none was answered"
         return _counted("udp", "warn", detail, "let the UDP port of cluster.udp through the firewalls", counts)
     return _counted("udp", "ok", f"{_nodes(counts.known)} known", "", counts)
 
@@ -152,8 +162,8 @@ def mtu(found: Sequence[tuple[str, Finding]], *, member: bool) -> Check:
     return Check(name="mtu", state="ok", detail=detail)
 
 
-def tls(vitals: Vitals, peers: Sequence[Peer], *, member: bool) -> Check:
-    """Judge this node's own certificate, and what handshakes with others showed."""
+def tls(vitals: Vitals, peers: Sequence[Peer], found: Sequence[tuple[str, Finding]], *, member: bool) -> Check:
+    """Judge this node's own certificate, and what handshakes with others showed; ``found`` is as for ``mtu``."""
     if not member or vitals.certificate is None:
         return Check(name="tls", state="skip", detail=OUTSIDE)
     left = vitals.certificate
@@ -174,7 +184,18 @@ def tls(vitals: Vitals, peers: Sequence[Peer], *, member: bool) -> Check:
         last = max(refused, key=lambda drop: drop.last)
         detail = f"{len(refused)} addresses showed a wrong certificate; the last, {last.address}: {last.detail}"
         return Check(name="tls", state="warn", detail=detail, fix=f"tetherctl doctor peer {last.address}")
-    return Check(name="tls", state="ok", detail=f"this node's certificate is valid for {_span(left)}")
+    doubtful = [(name, finding) for name, finding in found if finding.cause not in ("none", *_NO_HANDSHAKE)]
+    if doubtful:
+        name, finding = doubtful[0]
+        detail = (
+            f"{len(doubtful)} of {_nodes(len(found))} and this one do not trust each other; {name}: {finding.message}"
+        )
+        return Check(name="tls", state="warn", detail=detail, fix=finding.fix)
+    taken = sum(finding.cause in ("none", "mtu") for _, finding in found)
+    detail = (
+        f"this node's certificate is valid for {_span(left)}; {taken} of {_nodes(len(found))} that were asked took it"
+    )
+    return Check(name="tls", state="ok", detail=detail)
 
 
 def clock(vitals: Vitals, skews: Sequence[tuple[str, Seconds]]) -> Check:
@@ -197,8 +218,10 @@ def clock(vitals: Vitals, skews: Sequence[tuple[str, Seconds]]) -> Check:
 def disk(vitals: Vitals) -> Check:
     """Judge the room left where models and identity are kept."""
     share = vitals.disk_free / max(vitals.disk_total, 1)
-    detail = f"{vitals.disk_free / (1 << 30):.1f} GiB free ({share:.0%})"
-    fix = "remove versions that are not needed (tetherctl models rm), or move node.state_dir"
+    detail = f"{vitals.disk_free / (1 << 30):.1f} GiB free ({share:.0%}) in {vitals.disk}"
+    if not vitals.disk_total:
+        detail = f"how much is free in {vitals.disk} cannot be found out"
+    fix = "remove versions that are not needed (tetherctl models rm), or move node.state_dir or node.cache_dir"
     if vitals.disk_free < MIN_FREE // 16:
         return Check(name="disk", state="fail", detail=detail, fix=fix)
     if vitals.disk_free < MIN_FREE or share < LOW_FREE:

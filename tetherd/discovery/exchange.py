@@ -76,6 +76,14 @@ class Conflict(NamedTuple):
     proven: bool
 
 
+def claim(conflict: Conflict) -> str:
+    """Say a conflict in words."""
+    if conflict.proven:
+        places = f"{conflict.address[0]} and {conflict.other[0]}"
+        return f"its key is at {places}: either that is one host, or the key was copied and the node is to be revoked"
+    return f"a host at {conflict.other[0]} claims its id without its key"
+
+
 class Exchange:
     """The traffic of one node, and the peers it knows by it."""
 
@@ -114,6 +122,7 @@ class Exchange:
 
     def ask(self, contact: Contact | Address, body: Ping | Seek | Put, asker: Asker, now: Seconds) -> None:
         """Send a request to a node, or to whoever is at an address."""
+        self.counters["asked"] += 1
         node, address = (contact.id, contact.address) if isinstance(contact, Contact) else (b"", contact)
         peer = self._at(node, address)
         request = Request(node, address, body, asker, self._rtt(peer))

@@ -1,5 +1,6 @@
 """Requests to another process from threads: what runners use, where ``rpc`` needs an event loop."""
 
+import contextlib
 import itertools
 import secrets
 import threading
@@ -13,7 +14,7 @@ from tetherd.drivers.lane import Lane
 from tetherd.drivers.nng import Secret
 from tetherd.drivers.reaching import ATTEMPTS, CONNECT, IPC, REDIAL, unreachable
 from tetherd.drivers.turns import Message
-from tetherd.errors import revive
+from tetherd.errors import BadConfig, revive
 from tetherd.types import Buffer, Seconds
 from tetherd.wire.frames import CALL, FAILURE, Codec, Header
 from tetherd.wire.messages import Request
@@ -23,7 +24,8 @@ R = TypeVar("R")
 GRACE: Final[Seconds] = 2.0
 """How much later than it was due a reply may come, before its connection counts as lost."""
 
-_TOGETHER: Final[Seconds] = 0.1
+_TOGETHER: Final[Seconds] = 0.5
+"""Lanes that share a connection lose it at the same time, and hear of it within this."""
 
 
 class _Exchange(Protocol):
@@ -79,11 +81,11 @@ class BlockingCaller:
                     message = lane.exchange(codec.encode(CALL, header, request), sent, timeout + GRACE)
                     break
                 except TimeoutError:
-                    self._dial_again(self._redial)
+                    self._give_up()
                     raise unreachable(self.address, "no connection") from None
                 except ConnectionError:
                     # nng would go on with the certificates of the last time, and those may be why it ended.
-                    self._dial_again(_TOGETHER)
+                    self._dial_again()
                     if not attempts:
                         raise unreachable(self.address, "the connection was lost") from None
             frame = codec.split(message.frame, message.apart)
@@ -102,9 +104,7 @@ class BlockingCaller:
         with self._dialing:
             if address != self.address and not self.closed:
                 self.address = address
-                nng.hang_up(self._socket)
-                nng.dial(self._socket, address, self._secret() if self._secret else None)
-                self._dialed = time.monotonic()
+                self._dial()
 
     def close(self) -> None:
         """Close the connections; threads that wait get Unreachable."""
@@ -121,9 +121,21 @@ class BlockingCaller:
         self._lanes.append(lane)
         return lane
 
-    def _dial_again(self, spared: Seconds) -> None:
-        """Give an attempt up for a new one, if it has had so much time: lanes fail together."""
-        with self._dialing:
-            if self._socket is not None and not self.closed and time.monotonic() - self._dialed >= spared:
+    def _give_up(self) -> None:
+        """Give an attempt that had its time up for a new one, unless it has just brought a connection."""
+        with self._dialing:  # lanes fail together
+            if self._socket is not None and not self.closed and time.monotonic() - self._dialed >= self._redial:
                 nng.redial(self._socket, self.address, self._secret() if self._secret else None)
                 self._dialed = time.monotonic()
+
+    def _dial_again(self) -> None:
+        """Dial anew after a loss, whether nng has noted it yet or not."""
+        with self._dialing:
+            if self._socket is not None and not self.closed and time.monotonic() - self._dialed >= _TOGETHER:
+                with contextlib.suppress(BadConfig):  # closed meanwhile, or short of something: there is a next time
+                    self._dial()
+
+    def _dial(self) -> None:
+        nng.hang_up(self._socket)
+        nng.dial(self._socket, self.address, self._secret() if self._secret else None)
+        self._dialed = time.monotonic()

@@ -87,11 +87,11 @@ class _Running:
         for dial in list(self._dials.values()):
             if not dial.done:
                 self._selector.register(dial.socket, dial.wants, dial)
-        ready = {id(key.data) for key, _ in self._selector.select(min(POLL, POLL if wake is None else wake))}
+        ready = {key.data for key, _ in self._selector.select(min(POLL, POLL if wake is None else wake))}
         for attempt, dial in list(self._dials.items()):
             if not dial.done:
                 self._selector.unregister(dial.socket)
-                self._step(attempt, dial, ready=id(dial) in ready)
+                self._step(attempt, dial, ready=dial in ready)
 
     def _step(self, attempt: Attempt, dial: "_Dial", *, ready: bool) -> None:
         try:

@@ -124,9 +124,12 @@ class EnrolmentServer:
             answer = await self._answer(method, path, body, self._leaves[connection.context])
             return 200, msgspec.json.encode(answer)
         except TetherError as error:
-            if not isinstance(error, QueueFull):
+            waits = isinstance(error, QueueFull)
+            if not waits:
                 self._failures.add(address, self._clock.monotonic())
-            _log.warning("refused: %s", error.message, extra={"code": error.code, "address": address})
+            # Whoever waits asks as often as it likes; each line of the log has cost it one of its attempts.
+            level = logging.DEBUG if waits else logging.WARNING
+            _log.log(level, "refused: %s", error.message, extra={"code": error.code, "address": address})
             return error.status, problem.document(error)
         except (OSError, TimeoutError):
             self._failures.add(address, self._clock.monotonic())

@@ -28,12 +28,16 @@ _MAY_COME: Final = frozenset({404, 429, 500, 503})
 
 
 class Pace(msgspec.Struct, frozen=True):
-    """How slow is too slow: seconds to connect, bytes a second over so many seconds, seconds without any progress."""
+    """How slow is too slow: seconds to connect, bytes a second over so many seconds, seconds without any progress.
+
+    ``silent``: after so many seconds without a byte a connection counts as lost, and its source as worth another one.
+    """
 
     connect: Seconds = 5.0
     rate: int = 64 * 1024
     over: Seconds = 30.0
     stuck: Seconds = 60.0
+    silent: Seconds = 6.0
 
 
 PACE: Final = Pace()
@@ -150,6 +154,7 @@ class Link:
     def _receive(self, view: memoryview) -> int:
         """Receive some bytes. Raises OSError at the end, Refused when they come too slowly."""
         assert self._connection is not None
+        asked = time.monotonic()
         while not self._stopped():
             try:
                 got = self._connection.recv_into(view)
@@ -163,6 +168,8 @@ class Link:
                 self._began, self._received = now, 0
             if got == 0:
                 raise OSError("the connection ended early")
+            if got < 0 and now - asked >= self._pace.silent:
+                raise OSError(f"nothing came for {self._pace.silent:g} s")
             if got > 0:
                 return got
         raise OSError("the fetch is over")

@@ -19,7 +19,7 @@ from tetherd.wire.chunks import BlobSource, Ways, said
 from tetherd.wire.messages import Request
 
 _FETCH: Final[Seconds] = 60.0
-PATIENCE: Final[Seconds] = 15.0
+PATIENCE: Final[Seconds] = 20.0
 """How long all sources of a model may be away: as long as it takes to find out that one is elsewhere now."""
 
 _AGAIN: Final[Seconds] = 0.5

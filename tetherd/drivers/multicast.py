@@ -9,13 +9,14 @@ import os
 import resource
 import sys
 from collections import Counter, OrderedDict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from ipaddress import ip_address
 from random import uniform
 from typing import Final
 
 import ifaddr
 from zeroconf import (
+    DNSAddress,
     DNSOutgoing,
     DNSPointer,
     DNSQuestion,
@@ -44,6 +45,7 @@ from tetherd.discovery.announcement import (
     endpoints,
     instance_of,
     read,
+    server_of,
 )
 from tetherd.discovery.hints import Drop, Reason
 from tetherd.errors import InvalidInput
@@ -72,7 +74,6 @@ _AGAIN: Final[Seconds] = 5.0
 _ASK_MS: Final = 2000
 _QUERY: Final = 0
 _PTR, _IN = 12, 1
-_ADDRESSES: Final = frozenset({1, 28})
 _RATE: Final = 20.0
 _BURST: Final = 100.0
 
@@ -103,10 +104,12 @@ class Known:
 class Listener(RecordUpdateListener):
     """Turns records into reports, with bounds on everything that a sender could make grow."""
 
-    def __init__(self, orders: Orders, zc: Counted) -> None:
+    def __init__(self, orders: Orders, zc: Counted, hosts: Collection[str]) -> None:
         self._orders = orders
         self._zc = zc
         self._own = instance_of(orders.node).lower()
+        self._self = server_of(orders.node).lower()
+        self._here = frozenset((*hosts, *orders.addresses))
         self._loop = asyncio.get_running_loop()
         self._pointers: dict[str, DNSPointer] = {}  # of the packet that is being read
         self._touched: set[str] = set()
@@ -131,8 +134,10 @@ class Listener(RecordUpdateListener):
                 self._point(record, now)
             elif name.endswith(SERVICE):
                 self._touched.add(name)
-            elif record.type in _ADDRESSES:
+            elif isinstance(record, DNSAddress):
                 self._touched.update(self._servers.get(name, ()))
+                if name == self._self and not record.is_expired(now):
+                    self._compare(record)
 
     def async_update_records_complete(self) -> None:
         """Look at the instances that the packet was about, now that zeroconf keeps its records."""
@@ -176,6 +181,12 @@ class Listener(RecordUpdateListener):
                 self.goodbye.set()  # perhaps not its own words: it is asked
         elif len(self._pointers) < MAX_KNOWN:
             self._pointers[name] = record
+
+    def _compare(self, record: DNSAddress) -> None:
+        """Raise the alarm where somebody announces this very node at an address that is not this host's."""
+        address = str(ip_address(record.address))
+        if address not in self._here:
+            self._drop("conflict", f"another host announces the id of this very node, at {address}", self._own)
 
     def _meet(self, name: str, pointer: DNSPointer) -> None:
         if not self._admit():
@@ -313,7 +324,7 @@ async def _session(orders: Orders, hosts: tuple[str, ...], over: asyncio.Event) 
     zc = _open(orders)
     async with AsyncZeroconf(zc=zc) as zeroconf:
         await zc.async_wait_for_start()
-        listener = Listener(orders, zc)
+        listener = Listener(orders, zc, hosts)
         zc.async_add_listener(listener, None)
         if orders.ports.get("rpc"):
             await zeroconf.async_register_service(_service(orders, hosts), cooperating_responders=True)
@@ -343,7 +354,7 @@ def _service(orders: Orders, hosts: tuple[str, ...]) -> AsyncServiceInfo:
         instance_of(orders.node),
         port=said.ports["rpc"],
         properties=said.text(),
-        server=f"tether-{orders.node[:32]}.local.",
+        server=server_of(orders.node),
         parsed_addresses=list(addresses[:MAX_PER_NODE]),
     )
 

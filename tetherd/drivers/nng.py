@@ -145,9 +145,18 @@ def hang_up(socket: Any) -> None:
         dialer.close()
 
 
+def connected(socket: Any) -> bool:
+    """Return whether there is a connection. pynng lists one until it has told of its end: over TCP, that is none."""
+    for pipe in socket.pipes:
+        with contextlib.suppress(pynng.exceptions.NNGException):
+            if pipe.remote_address:
+                return True
+    return False
+
+
 def redial(socket: Any, address: str, secret: Secret | None = None) -> None:
     """Dial anew unless there is a connection: nng waits long, or for ever, for a peer that accepts and says nothing."""
-    if socket.pipes:
+    if connected(socket):
         return
     hang_up(socket)
     with contextlib.suppress(BadConfig):  # closed, or short of something: there is a next time

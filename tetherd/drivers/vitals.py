@@ -3,7 +3,7 @@
 import ctypes
 import resource
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -20,17 +20,20 @@ _ERROR: Final = 5
 
 
 class HostVitals:
-    """``credentials`` gives the node's own while it is in a network."""
+    """``directories`` are written to; ``credentials`` gives the node's own while it is in a network."""
 
-    def __init__(self, state_dir: Path, credentials: Callable[[], Credentials | None], clock: Clock) -> None:
-        self._state_dir = state_dir
+    def __init__(
+        self, directories: Sequence[Path], credentials: Callable[[], Credentials | None], clock: Clock
+    ) -> None:
+        self._directories = directories
         self._credentials = credentials
         self._clock = clock
 
     def measure(self) -> Vitals:
         """Return the measurements. Blocks for a moment; never raises."""
-        disk_total, disk_free = _disk(self._state_dir)
+        (disk_free, disk_total), disk = min((_disk(each), str(each)) for each in self._directories)
         return Vitals(
+            disk=disk,
             disk_free=disk_free,
             disk_total=disk_total,
             files_open=opened(),
@@ -48,11 +51,12 @@ class HostVitals:
 
 
 def _disk(directory: Path) -> tuple[int, int]:
+    """Return bytes free and in all."""
     try:
         found = shutil.disk_usage(directory)
     except OSError:
         return 0, 0
-    return found.total, found.free
+    return found.free, found.total
 
 
 def _synchronised() -> bool | None:

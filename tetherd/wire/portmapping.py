@@ -74,9 +74,9 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
     """What came back. ``refused``: why not, in words; empty = it was granted.
 
-    ``unsupported``: the router does not speak ``method``, as it says by another one. ``external``: its outer address, where the answer has it.
-    ``lifetime``: seconds the mapping is granted for, or after which it may be asked again. ``epoch``: seconds since the
-    router began, None where it does not say. ``inner`` 0: the answer is about no single port.
+    ``unsupported``: the router does not speak ``method``, as it says by another one. ``external``: its outer address,
+    where the answer has it. ``lifetime``: seconds the mapping is granted for, or after which it may be asked again.
+    ``epoch``: seconds since the router began, None where it does not say. ``inner`` 0: it is about no single port.
     """
 
     method: Method

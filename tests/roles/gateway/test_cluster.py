@@ -20,6 +20,10 @@ CLOCK = SystemClock()
 GUEST = Member(node="b" * 64, name="b", roles=("worker",), joined=5.0)
 
 
+def path_to(node: str) -> str:
+    return "relay:r1" if node == GUEST.node else ""
+
+
 class Host:
     """A host and its control socket."""
 
@@ -28,7 +32,7 @@ class Host:
         self.membership = Membership(
             self.papers, configured=("orchestrator",), clock=CLOCK, chance=lambda: 0.5, recompose=lambda: None
         )
-        self.table = Table(Cluster(self.membership, clock=CLOCK, authority=lambda: None).routes())
+        self.table = Table(Cluster(self.membership, clock=CLOCK, authority=lambda: None, path=path_to).routes())
 
     async def ask(self, method: str, path: str, body: Any = None, *, control: bool = True) -> Any:
         async def receive() -> dict[str, Any]:
@@ -148,7 +152,9 @@ async def test_nodes(founder: Host) -> None:
     assert {node["name"]: node["state"] for node in listed} == {"a": "this host", "b": "unknown"}
     assert listed == (await founder.ask("GET", "/api/v1/cluster/members"))["nodes"]
     for word in ("b", "bbbb", "b" * 64):
-        assert (await founder.ask("GET", f"/api/v1/nodes/{word}"))["node"] == GUEST.node
+        found = await founder.ask("GET", f"/api/v1/nodes/{word}")
+        assert (found["node"], found["path"]) == (GUEST.node, "relay:r1")
+    assert (await founder.ask("GET", "/api/v1/nodes/a"))["path"] == ""
     with pytest.raises(NodeNotFound):
         await founder.ask("GET", "/api/v1/nodes/c")
 

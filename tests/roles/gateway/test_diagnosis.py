@@ -55,6 +55,7 @@ class Host:
 
     def __init__(self, **changes: Any) -> None:
         usual = {
+            "disk": "/var/lib/tether",
             "disk_free": 50 << 30,
             "disk_total": 90 << 30,
             "files_open": 9,

@@ -124,3 +124,16 @@ async def test_while_it_loads_a_runner_hears_where_its_sources_are() -> None:
         world.around.moved["m"] = Ways(("10.0.0.8:7445",), ("127.0.0.1:40001",))
         await asyncio.sleep(1.1)
         assert runner.told == [Bearings((FIRST,), world.around.moved)]
+
+
+@simulated
+async def test_a_runner_that_is_being_assigned_when_the_worker_leaves_is_ended() -> None:
+    class Slow(FakeRunner):
+        async def assign(self, assignment: Any) -> None:
+            await asyncio.Event().wait()
+
+    world = World()
+    world.launcher._make = lambda pid: Slow(world.desks[FIRST], lambda: None, FakeEngine(), LoopClock(), pid)
+    async with world.running() as runner:
+        assert runner.stopped == []
+    assert runner.stopped == [0]

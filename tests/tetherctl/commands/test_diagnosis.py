@@ -93,6 +93,11 @@ def test_a_healthy_host(ctl: Any, serve: Any) -> None:
     assert done.stderr == "0 failed, 0 warnings, 3 ok, 1 skipped\n"
 
 
+def test_the_doctor_says_what_was_sent_heard_and_dropped(ctl: Any, serve: Any) -> None:
+    serve("/api/v1/doctor", doctored(MULTICAST))
+    assert "1 nodes heard of; sent 3; heard 2; dropped 4 (other-network)\n" in ctl("doctor").stdout
+
+
 def test_a_failed_check_is_never_0(ctl: Any, serve: Any) -> None:
     serve("/api/v1/doctor", doctored(check("disk", "fail", "0.0 GiB free", "remove versions")))
     done = ctl("doctor")

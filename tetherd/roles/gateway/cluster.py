@@ -51,12 +51,23 @@ class _Labels(msgspec.Struct):
 
 
 class Cluster:
-    """The routes. ``authority`` gives the caller of the node that lets hosts in, where that is another host."""
+    """The routes. ``authority`` gives the caller of the node that lets hosts in, where that is another host.
 
-    def __init__(self, membership: Membership, *, clock: Clock, authority: Callable[[], Caller | None]) -> None:
+    ``path`` names the path of the connection to a node; empty without one.
+    """
+
+    def __init__(
+        self,
+        membership: Membership,
+        *,
+        clock: Clock,
+        authority: Callable[[], Caller | None],
+        path: Callable[[str], str],
+    ) -> None:
         self._membership = membership
         self._clock = clock
         self._authority = authority
+        self._path = path
 
     def routes(self) -> list[Route]:
         """Return the paths."""
@@ -177,7 +188,8 @@ class Cluster:
         return document({"network": standing.network, "epoch": standing.roster.epoch, "nodes": nodes})
 
     async def _node(self, exchange: Exchange) -> Answer:
-        return document(self._describe(self._find(exchange)))
+        member = self._find(exchange)
+        return document({**self._describe(member), "path": self._path(member.node)})
 
     async def _label(self, exchange: Exchange) -> Answer:
         asked = await exchange.json(_Labels)

@@ -111,11 +111,12 @@ class Diagnosis:
         vitals = await asyncio.to_thread(self._host.measure)
         peers = self._peering.table.peers() if self._peering else []
         member = self._peering is not None
+        examined = await self._examined(peers)
         checks = [
             *self._sources(),
             diagnosis.tcp(peers, member=member),
-            diagnosis.mtu(await self._examined(peers), member=member),
-            diagnosis.tls(vitals, peers, member=member),
+            diagnosis.mtu(examined, member=member),
+            diagnosis.tls(vitals, peers, examined, member=member),
             diagnosis.clock(vitals, await self._skews(peers)),
             diagnosis.disk(vitals),
             diagnosis.files(vitals),

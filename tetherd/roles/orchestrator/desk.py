@@ -12,17 +12,20 @@ from typing import Final
 
 import msgspec
 
-from tetherd.errors import DeadlineExceeded, InvalidInput, RunnerLost, TetherError, TooLarge, revive
+from tetherd.errors import DeadlineExceeded, InvalidInput, QueueFull, RunnerLost, TetherError, TooLarge, revive
 from tetherd.policy import batching, leases, placement
 from tetherd.policy.balance import Strategy
 from tetherd.policy.queue import Job
 from tetherd.ports import Clock, Context
 from tetherd.roles.orchestrator import refusals
-from tetherd.roles.orchestrator.fleet import Fleet, Worker
+from tetherd.roles.orchestrator.fleet import MAX_NAME, Fleet, Worker, longest
 from tetherd.roles.orchestrator.lane import NEVER, Lane, Lease, Seat
 from tetherd.types import Seconds
 from tetherd.wire import tensors
 from tetherd.wire.messages import Batch, Cancel, Ensure, Finished, Infer, Inferred, Load, Recycle, Take
+
+MAX_LANES: Final = 4096
+"""Versions whose traffic is kept apart, and counted, at once."""
 
 _PLACE_AGAIN: Final[Seconds] = 2.0
 _FRAME_ROOM: Final = 64 * 1024
@@ -73,8 +76,18 @@ class Desk:
 
     def forget(self, lane: Lane) -> None:
         """Drop the lane of a version that is gone, unless it is in use again."""
-        if not (lane.queue.waiting or lane.leases or lane.parked):
+        if not (lane.queue.waiting or lane.leases or lane.parked or lane.ensuring):
             self._lanes.pop(lane.version, None)
+
+    def _make_room(self) -> None:
+        """Drop the lane that has been there for longest and is not in use, where there are too many."""
+        if len(self._lanes) < MAX_LANES:
+            return
+        for lane in self:
+            self.forget(lane)
+            if len(self._lanes) < MAX_LANES:
+                return
+        raise QueueFull(f"{MAX_LANES} versions are in use at once", retry_after=1.0)
 
     def find(self, version: str) -> Lane | None:
         """Return a version's lane, if it ever had work or a runner."""
@@ -387,9 +400,12 @@ class Desk:
             worker.command(Load(lane.model, lane.number, lane.version, pinned, fresh))
 
     def lane(self, request: Infer | Take | Ensure) -> Lane:
-        """Return the lane of a version, a new one for a new version."""
+        """Return the lane of a version, a new one for a new version. Raises InvalidInput, QueueFull."""
         lane = self._lanes.get(request.version)
         if lane is None:
+            if longest((request.model, request.version)) > MAX_NAME:
+                raise InvalidInput("no model and no version has so long a name")
+            self._make_room()
             lane = Lane(request.model, request.number, request.version, self._limits.queue_depth, self._strategy())
             self._lanes[request.version] = lane
         return lane

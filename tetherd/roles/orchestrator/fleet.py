@@ -1,9 +1,10 @@
 """The workers that the orchestrator knows: their reports, their load, and the commands that wait for them."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
+from tetherd.errors import InvalidInput, QueueFull
 from tetherd.policy.placement import Room
 from tetherd.types import Seconds
 from tetherd.wire.messages import Cancel, Commands, Load, Loaded, Recycle, Report, Unload, WorkerState
@@ -13,6 +14,15 @@ SILENT: Final[Seconds] = 5.0
 
 RETURN: Final[Seconds] = 3.0
 """So long may it take who lost the connection to come back from another host with what it holds."""
+
+
+MAX_WORKERS: Final = 64
+"""Workers that another host may have at once; it has one for each daemon, under a new name at every start."""
+
+MAX_RUNNERS: Final = 1024
+MAX_NAME: Final = 256
+MAX_REASON: Final = 8192
+"""Characters of a name, and of a reason, in what other hosts report."""
 
 
 class Worker:
@@ -99,6 +109,11 @@ class Worker:
         )
 
 
+def longest(texts: Iterable[str]) -> int:
+    """Return the length of the longest; 0 where there is none."""
+    return max(map(len, texts), default=0)
+
+
 class Fleet:
     """All workers that are alive."""
 
@@ -113,6 +128,17 @@ class Fleet:
     def get(self, worker: str) -> Worker | None:
         """Return a worker by id, if it is alive."""
         return self._workers.get(worker)
+
+    def check(self, report: Report, node: str) -> None:
+        """Raise InvalidInput, or QueueFull, for a report of another host that would take more than its share."""
+        names = [report.worker, report.node]
+        names += [name for one in report.runners for name in (one.runner, one.model, one.version, one.isolation)]
+        reasons = [one.reason for one in report.runners]
+        if len(report.runners) > MAX_RUNNERS or longest(names) > MAX_NAME or longest(reasons) > MAX_REASON:
+            raise InvalidInput("a worker reports more runners, or longer names, than there can be")
+        known = report.worker in self._workers
+        if not known and sum(worker.node == node for worker in self._workers.values()) >= MAX_WORKERS:
+            raise QueueFull(f"node {node[:12]} has {MAX_WORKERS} workers already", retry_after=SILENT)
 
     def observe(self, report: Report, peer: int | None, now: Seconds, node: str = "") -> Worker:
         """Take in a report that came from ``node``."""

@@ -30,8 +30,7 @@ class Hosting:
     async def report(self, report: Report, context: Context) -> Done:
         """Take in what a worker says of itself."""
         known = self._fleet.get(report.worker)
-        if known is not None and known.node != context.node:
-            raise refusals.not_yours(report.worker)
+        self._check(known, report, context.node)
         self._heed(known, report)
         worker = self._fleet.observe(report, context.peer, self._clock.monotonic(), context.node)
         if known is None:
@@ -49,6 +48,12 @@ class Hosting:
                 if lane.queue.waiting:
                     self._desk.place(lane, self._clock.monotonic(), again=True)
         return Done()
+
+    def _check(self, known: Worker | None, report: Report, node: str) -> None:
+        if known is not None and known.node != node:
+            raise refusals.not_yours(report.worker)
+        if node:
+            self._fleet.check(report, node)
 
     def _heed(self, known: Worker | None, report: Report) -> None:
         """Take work again for what a worker loads that was not told to from here: another orchestrator was asked to."""

@@ -207,11 +207,8 @@ class Worker:
             spare, self._spare = self._spare, None
             self._spared.set()
             with contextlib.suppress(Unavailable):  # it died while it waited
-                await spare.assign(assignment)
-                return spare
-        runner = await self._launchers[group.isolation].launch()
-        await runner.assign(assignment)
-        return runner
+                return await _assigned(spare, assignment)
+        return await _assigned(await self._launchers[group.isolation].launch(), assignment)
 
     async def _sources(self, load: Load) -> tuple[BlobSource, ...]:
         """Return the managers of other hosts that hold a version; none where this host's own does."""
@@ -345,3 +342,13 @@ class Worker:
             for version in wanted.values():
                 self._load(Load(version.model, version.number, version.version, pinned=True))
             loaded = set(wanted)
+
+
+async def _assigned(runner: Runner, assignment: Assignment) -> Runner:
+    """Say to a runner what it is to be; one that was not told is ended, since nobody else knows of it."""
+    try:
+        await runner.assign(assignment)
+    except BaseException:
+        await runner.stop(0)
+        raise
+    return runner
