@@ -20,12 +20,8 @@ from tetherd.discovery.racing import Relay
 from tetherd.drivers import certificates, mutual, remembered
 from tetherd.drivers.clock import SystemClock
 from tetherd.drivers.nng import TLS
-<<<<<<< HEAD
 from tetherd.drivers.remote import RemoteCaller
-=======
-from tetherd.drivers.rpc import RemoteCaller
 from tetherd.drivers.udp import Dht
->>>>>>> fleet
 from tetherd.policy.membership import Standing
 from tetherd.roles.membership import Membership
 from tetherd.types import Credentials, RoleName

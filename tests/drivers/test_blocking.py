@@ -9,11 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-<<<<<<< HEAD
-from desks import MAX, Desk, blob, free_port, manifest, serving, silence, within
-=======
 from certificates import Network
->>>>>>> fleet
+from desks import MAX, Desk, blob, free_port, manifest, serving, silence, within
 from doorway import Doorway
 
 from tetherd.drivers import blocking, nng

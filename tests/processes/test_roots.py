@@ -47,7 +47,8 @@ def test_who_is_away_for_a_while_comes_back_before_the_former_root_goes(host: Ho
     assert "--force" in refused
     shown = json.loads(a.ctl("cluster", "ca", "show", "-o", "json").stdout)
     assert (shown["rotation"], shown["lagging"]) == ("switched", ["b"])
-    assert b"the new root is switched; the next step waits for b" in a.ctl("cluster", "ca", "show", "-o", "table").stdout
+    table = a.ctl("cluster", "ca", "show", "-o", "table").stdout
+    assert b"the new root is switched; the next step waits for b" in table
     b.start(wait=False)
     until(lambda: a.infer("digits", EXAMPLE["inputs"]).status == 200, "b serves again")
     rotate(a)
