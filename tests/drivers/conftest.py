@@ -1,14 +1,26 @@
 """Drivers are tested on the event loop that daemons run on: its transports are not asyncio's own."""
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
 import uvloop
 
 # Test modules are not part of a package; what they share is found beside them.
 sys.path.insert(0, str(Path(__file__).parent))
+
+from certificates import home
+from sources import Hosts
+
+
+@pytest.fixture
+def hosts() -> Iterator[Hosts]:
+    """Hosts of one network that serve blobs, none yet."""
+    found = Hosts(home())
+    yield found
+    found.stop()
 
 
 def pytest_asyncio_loop_factories(config: Any, item: Any) -> Mapping[str, Callable[[], Any]]:

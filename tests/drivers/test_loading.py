@@ -39,13 +39,6 @@ def identity() -> bytes:
 
 
 @pytest.fixture
-def hosts() -> Iterator[Hosts]:
-    found = Hosts(home())
-    yield found
-    found.stop()
-
-
-@pytest.fixture
 def directory() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="td") as name:
         yield Path(name)
