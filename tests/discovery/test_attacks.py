@@ -350,9 +350,19 @@ def test_a_thousand_invented_ids_near_a_key_hide_nothing(world: World) -> None:
         members.add(world.nodes[alive[-1]].exchange.id)
     world.run(3)
     liar = Liar(world, alive[5])
+    asked = world.taps["10.8.8.8", 7443] = []
     world.announce(alive[3], TOPIC)
     assert [each.owner for each in world.lookup(alive[12], TOPIC)] == [world.nodes[alive[3]].exchange.id]
     assert liar.named >= 1000
+    assert not asked, "who is no member is not even asked"
+
+
+def test_a_seed_that_is_no_member_is_not_believed(world: World) -> None:
+    stranger = world.add()
+    node = world.add([stranger], rules(member=lambda _: False))
+    world.run(5)
+    assert world.counters(node)["dropped.stranger"]
+    assert not len(world.nodes[node].exchange.table)
 
 
 def test_a_thousand_invented_nodes_near_a_key_hide_nothing(world: World) -> None:
