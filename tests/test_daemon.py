@@ -15,6 +15,7 @@ import pytest
 from tetherd.config import load
 from tetherd.config.schema import Config
 from tetherd.daemon import serve
+from tetherd.daemon.life import without_ipv6
 from tetherd.errors import BadConfig, InUse
 
 
@@ -145,3 +146,12 @@ async def test_a_file_where_the_socket_should_be_is_left_alone(home: Path) -> No
             pass
     assert caught.group_contains(BadConfig, match="not a socket")
     assert precious.read_text() == "data"
+
+
+def test_without_ipv6_every_address_is_one_of_ipv4(home: Path) -> None:
+    both = config(home, "gateway", "manager")
+    assert both.cluster.listen == "[::]:7443"
+    only = without_ipv6(both)
+    listeners = (only.cluster.listen, only.cluster.enrol, only.cluster.bulk, only.cluster.udp, only.relay.listen)
+    assert {listener.rpartition(":")[0] for listener in listeners} == {"0.0.0.0"}
+    assert only.gateway == both.gateway

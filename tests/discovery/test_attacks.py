@@ -32,7 +32,7 @@ The attacks on the hash table, multicast and relays, by number, wherever they ar
         tests/drivers/test_relay_tls.py::test_a_relay_that_changes_anything_breaks_the_connection
 106  a relay as an open proxy: refused
         tests/roles/test_relay.py::test_only_members_ask_and_only_members_are_led_to
-107  a router that forgets its mappings: a new connection within 10 s
+107  a router that forgets its mappings: a new connection, and no request fails
         tests/lab/test_scenarios.py::test_a_router_gets_another_address_and_forgets_its_connections
 """
 
@@ -350,9 +350,19 @@ def test_a_thousand_invented_ids_near_a_key_hide_nothing(world: World) -> None:
         members.add(world.nodes[alive[-1]].exchange.id)
     world.run(3)
     liar = Liar(world, alive[5])
+    asked = world.taps["10.8.8.8", 7443] = []
     world.announce(alive[3], TOPIC)
     assert [each.owner for each in world.lookup(alive[12], TOPIC)] == [world.nodes[alive[3]].exchange.id]
     assert liar.named >= 1000
+    assert not asked, "who is no member is not even asked"
+
+
+def test_a_seed_that_is_no_member_is_not_believed(world: World) -> None:
+    stranger = world.add()
+    node = world.add([stranger], rules(member=lambda _: False))
+    world.run(5)
+    assert world.counters(node)["dropped.stranger"]
+    assert not len(world.nodes[node].exchange.table)
 
 
 def test_a_thousand_invented_nodes_near_a_key_hide_nothing(world: World) -> None:

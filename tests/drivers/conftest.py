@@ -12,6 +12,17 @@ import uvloop
 # Test modules are not part of a package; what they share is found beside them.
 sys.path.insert(0, str(Path(__file__).parent))
 
+from certificates import home
+from sources import Hosts
+
+
+@pytest.fixture
+def hosts() -> Iterator[Hosts]:
+    """Hosts of one network that serve blobs, none yet."""
+    found = Hosts(home())
+    yield found
+    found.stop()
+
 
 def pytest_asyncio_loop_factories(config: Any, item: Any) -> Mapping[str, Callable[[], Any]]:
     return {"uvloop": uvloop.new_event_loop}

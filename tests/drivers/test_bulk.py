@@ -26,13 +26,6 @@ PATH = f"/blobs/{BLOB.digest}"
 
 
 @pytest.fixture
-def hosts() -> Iterator[Hosts]:
-    found = Hosts(home())
-    yield found
-    found.stop()
-
-
-@pytest.fixture
 def host(hosts: Hosts) -> BlobSource:
     return hosts.fair(shelf(DATA, b""))
 

@@ -19,13 +19,6 @@ DEAD = "127.0.0.1:1"
 
 
 @pytest.fixture
-def hosts() -> Iterator[Hosts]:
-    found = Hosts(home())
-    yield found
-    found.stop()
-
-
-@pytest.fixture
 def source(hosts: Hosts) -> BlobSource:
     return hosts.fair(shelf())
 

@@ -6,7 +6,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 
@@ -29,13 +28,6 @@ DATA = os.urandom(5 * CHUNK) + b"rest"
 BLOB = blob_of(DATA)
 UNLISTED = Blob(BLOB.digest, BLOB.size)
 QUICK = Pace(connect=1.0, rate=64 * 1024, over=0.5, stuck=3.0)
-
-
-@pytest.fixture
-def hosts() -> Iterator[Hosts]:
-    found = Hosts(home())
-    yield found
-    found.stop()
 
 
 @pytest.fixture

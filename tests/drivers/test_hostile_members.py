@@ -38,8 +38,8 @@
         tests/drivers/test_door.py::test_a_method_is_for_the_roles_it_names
 84  another node's id: refused; 64, the end
         test_who_claims_what_is_anothers_is_sent_away
-85  100,000 messages at once: others are answered
-        test_a_flood_is_held_to_its_share
+85  100,000 messages at once: others are answered, and who floods is held to its share
+        test_a_hundred_thousand_messages_hold_up_nobody
 86  reading nothing: dropped in the end
         test_who_reads_nothing_is_dropped_in_the_end
 87  wrong bytes of a blob: another source
@@ -396,6 +396,33 @@ async def test_a_flood_is_held_to_its_share(tmp_path: Path) -> None:
         assert MAX_EXCESS - 1 <= refused < 2 * MAX_EXCESS  # it ends a little after it is told to
         assert asked < MAX_EXCESS * 3
         assert sum(context.node == node.node for context in doorway.contexts) <= asked - refused
+
+
+@pytest.mark.slow
+async def test_a_hundred_thousand_messages_hold_up_nobody(doorway: Doorway) -> None:
+    node = doorway.member()
+
+    def flood() -> int:
+        hands, answered = Hands(doorway.port, node), 0
+        for start in range(0, 100_000, 100):
+            for number in range(start, start + 100):
+                hands.say(frame(GetFleet(), number), 0x80000000 + number)
+            for _ in range(100):
+                answer = hands.answer()
+                assert answer is not None
+                answered += answer.kind == REPLY
+        hands.close()
+        return answered
+
+    with doorway.calling(doorway.member()) as caller:
+        await caller.call(GetFleet(), deadline=soon())
+        flooding = asyncio.create_task(attack(flood))
+        while not flooding.done():
+            began = time.monotonic()
+            await caller.call(GetFleet(), deadline=soon())
+            assert time.monotonic() - began < 2
+            await asyncio.sleep(0.01)
+    assert await flooding > 40_000
 
 
 async def test_who_reads_nothing_is_dropped_in_the_end(doorway: Doorway, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ from tetherd.errors import ModelLoadFailed, Unavailable, VersionNotFound
 from tetherd.ports import Context
 from tetherd.types import Digest, Signature, Tensor, TensorSpec
 from tetherd.wire.assignments import Assignment
+from tetherd.wire.chunks import BlobSource, Ways, said
 from tetherd.wire.manifest import Config, build, digest_of, encode_config
 from tetherd.wire.messages import Chunk, FileEntry, GetBlob, GetManifest
 
@@ -35,13 +36,6 @@ def identity() -> bytes:
     return bytes(
         helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
     )
-
-
-@pytest.fixture
-def hosts() -> Iterator[Hosts]:
-    found = Hosts(home())
-    yield found
-    found.stop()
 
 
 @pytest.fixture
@@ -125,3 +119,22 @@ def test_from_other_hosts_it_needs_no_manager_of_its_own(hosts: Hosts, directory
     hosts.kill(sources[1])
     with pytest.raises(Unavailable, match="could not be fetched"):
         load(assignment, patience=0.5)
+
+
+def test_sources_that_are_away_for_a_moment_are_waited_for(hosts: Hosts, directory: Path) -> None:
+    """As when the only manager moves: it is asked where it was until somebody says where it is."""
+    model = identity()
+    listing = build("digits", [FileEntry("model.onnx", digest_of(model), len(model))], CONFIG)
+    source, asked = hosts.fair(shelf(model, CONFIG, listing)), []
+
+    def ways(found: BlobSource) -> Ways:
+        asked.append(found)
+        return said(found) if len(asked) > 2 else Ways(("127.0.0.1:1",))
+
+    assignment = Assignment(
+        *("r", "w", "m", 1, digest_of(listing), (), "", str(directory / "cache"), 1, 1 << 30, 4 << 20),
+        sources=(source,),
+        identity=settle(directory / "identity"),
+    )
+    assert load(assignment, ways).execute([Tensor("x", "FP32", (1,), bytes(4))], 5.0)[0]
+    assert len(asked) > 2

@@ -5,6 +5,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import msgspec
 import pytest
 import sqlalchemy as sa
 from hypothesis import HealthCheck, settings
@@ -132,6 +133,14 @@ class Ledger(RuleBasedStateMachine):
         before, self.ledger = self.ledger, MemberLedger(self.path)
         self.admit(token, second)
         before.close()
+
+    @rule(node=nodes)
+    def enlist(self, node: str) -> None:
+        founder = msgspec.structs.replace(as_member(node), name=f"founder-{node[0]}", roles=("worker",))
+        self.ledger.enlist(founder, self.now)
+        if node not in self.members:
+            self.members[node], self.labels[node] = False, {}
+            self.epoch += 1
 
     @rule(node=nodes, value=st.sampled_from(["", "x", "é"]))
     def label(self, node: str, value: str) -> None:

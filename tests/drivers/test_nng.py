@@ -42,8 +42,8 @@ def test_a_connection_whose_end_is_told_is_none_any_more() -> None:
     began: SimpleQueue[bool] = SimpleQueue()
     ended: SimpleQueue[bool] = SimpleQueue()
     with nng.closing(nng.open_req(1 << 20)) as found:
-        found.add_post_pipe_connect_cb(lambda _: began.put(nng.connected(found)))
-        found.add_post_pipe_remove_cb(lambda _: ended.put(nng.connected(found)))
+        found.add_post_pipe_connect_cb(lambda _: began.put(bool(nng.living(found))))
+        found.add_post_pipe_remove_cb(lambda _: ended.put(bool(nng.living(found))))
         with nng.closing(nng.open_rep(1 << 20)) as server:
             nng.listen(server, address)
             nng.dial(found, address)

@@ -79,6 +79,17 @@ async def test_a_server_that_comes_back_is_found_again(address: str) -> None:
             assert remaining < 10
 
 
+async def test_a_connection_whose_end_nng_missed_is_found_out_by_what_it_does_not_answer(ipc: str) -> None:
+    with calling(ipc) as caller:
+        caller._gain(1 << 20)
+        assert caller.connected
+        with pytest.raises(DeadlineExceeded):
+            await caller.call(blob(), deadline=soon(0.1))
+        assert not caller.connected
+        async with serving(ipc, Desk()):
+            assert await caller.call(blob(), deadline=soon()) == Chunk(0, tensor(3))
+
+
 def hang_up_unheard(caller: RemoteCaller) -> None:
     """End its connection; return when nng knows of it, and the loop does not."""
     nng.hang_up(caller._socket)

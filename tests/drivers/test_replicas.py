@@ -1,7 +1,6 @@
 """Copies on disk: of blobs, brought from other hosts and served while they arrive, and of a catalog."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,13 +20,6 @@ from tetherd.wire.messages import Alias, Catalog, FileEntry, Version
 
 DATA = os.urandom(3 * CHUNK) + b"rest"
 BLOB = blob_of(DATA)
-
-
-@pytest.fixture
-def hosts() -> Iterator[Hosts]:
-    found = Hosts(home())
-    yield found
-    found.stop()
 
 
 class Host:

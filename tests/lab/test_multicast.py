@@ -23,12 +23,12 @@ A, B = "a" * 64, "b" * 64
 class Speaker:
     """The process of a node that speaks and hears multicast, on a host."""
 
-    def __init__(self, host: Host, node: str, **ports: int) -> None:
+    def __init__(self, host: Host, node: str, *, orders: Orders | None = None, **ports: int) -> None:
         words = [sys.executable, "-m", "tetherd.drivers.multicast"]
         pipe = subprocess.PIPE
         self._process = host.space.call(lambda: subprocess.Popen(words, cwd=REPOSITORY, stdin=pipe, stdout=pipe))
         assert self._process.stdin
-        self._process.stdin.write(encode(Orders(TAG, node, ports)))
+        self._process.stdin.write(encode(orders or Orders(TAG, node, ports)))
         self._process.stdin.flush()
         self._reports: queue.Queue[Report] = queue.Queue()
         self._reader = threading.Thread(target=self._read)

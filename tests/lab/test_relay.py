@@ -90,6 +90,7 @@ def test_hosts_behind_two_symmetric_routers_reach_each_other(world: World) -> No
         assert talk(link, words, 10.0) == words
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", ["works", "office"])
 def test_a_router_that_forgets_costs_one_connection(world: World, which: str) -> None:
     site: Site = getattr(world, which)

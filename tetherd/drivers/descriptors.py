@@ -14,6 +14,7 @@ import resource
 import socket
 import stat
 import struct
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -121,7 +122,9 @@ def borrowed(inode: int, number: int) -> Iterator[socket.socket]:
 
 
 def _listeners(option: int, value: Any) -> None:
-    """Set an option of every TCP listener that there is."""
+    """Set an option of every TCP listener that there is; only Linux has these."""
+    if sys.platform != "linux":
+        return
     for inode, number in sockets().items():
         with contextlib.suppress(OSError), borrowed(inode, number) as found:
             if found.family != socket.AF_UNIX and found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):

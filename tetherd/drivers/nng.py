@@ -145,18 +145,24 @@ def hang_up(socket: Any) -> None:
         dialer.close()
 
 
-def connected(socket: Any) -> bool:
-    """Return whether there is a connection. pynng lists one until it has told of its end: over TCP, that is none."""
+def living(socket: Any) -> set[int]:
+    """Return the ids of the connections that there are, and end those that are over.
+
+    pynng lists them until it has told of their end, and nng some of those over TLS for ever.
+    """
+    found = set()
     for pipe in socket.pipes:
         with contextlib.suppress(pynng.exceptions.NNGException):
             if pipe.remote_address:
-                return True
-    return False
+                found.add(pipe.id)
+                continue
+        _end(pipe)
+    return found
 
 
 def redial(socket: Any, address: str, secret: Secret | None = None) -> None:
     """Dial anew unless there is a connection: nng waits long, or for ever, for a peer that accepts and says nothing."""
-    if connected(socket):
+    if living(socket):
         return
     hang_up(socket)
     with contextlib.suppress(BadConfig):  # closed, or short of something: there is a next time

@@ -86,6 +86,7 @@ class RemoteCaller:
             except _Unsent:
                 continue
             except TimeoutError:
+                self._doubt()
                 raise DeadlineExceeded(f"{self.address} did not answer in time") from None
             except ConnectionError as error:
                 attempts -= 1
@@ -185,6 +186,12 @@ class RemoteCaller:
                 self._dial_again()
             else:
                 self._watch()
+
+    def _doubt(self) -> None:
+        """Find out whether there is a connection still: nng misses some ends, and answers nothing on those for ever."""
+        there = nng.living(self._socket)
+        for pipe in self._pipes - there:
+            self._lose(pipe)
 
     def _exchange(self) -> "_Exchange":
         if not self._free:

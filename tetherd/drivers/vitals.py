@@ -1,7 +1,6 @@
 """Measures this host for its diagnosis: disk, file descriptors, the kernel's clock, the node's own certificate."""
 
 import ctypes
-import resource
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Final
 from cryptography import x509
 
 from tetherd.discovery.diagnosis import Vitals
+from tetherd.drivers import descriptors
 from tetherd.drivers.descriptors import opened
 from tetherd.ports import Clock
 from tetherd.types import Credentials, Seconds
@@ -37,7 +37,7 @@ class HostVitals:
             disk_free=disk_free,
             disk_total=disk_total,
             files_open=opened(),
-            files_limit=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+            files_limit=descriptors.share().limit,  # that of the process is lower: some are held back
             certificate=self._certificate(),
             synchronised=_synchronised(),
         )
