@@ -23,7 +23,16 @@ import msgspec
 from benchmarks import report
 from benchmarks.peers.bulk_node import Done, Setup, Task
 from benchmarks.serving import say
-from tetherd.drivers.certificates import Authority, issue, key_pem, make_issuing, make_root, new_key, pem, spki_of
+from tetherd.drivers.identity.certificates import (
+    Authority,
+    issue,
+    key_pem,
+    make_issuing,
+    make_root,
+    new_key,
+    pem,
+    spki_of,
+)
 from tetherd.types import Credentials, Digest
 from tetherd.wire.chunks import CHUNK, Blob, BlobSource
 

@@ -20,7 +20,7 @@ from benchmarks.load import Requests, WrongAnswer, ask, check, measure
 from benchmarks.processes import Server, server
 from benchmarks.serving import free_port, say
 from benchmarks.workloads import Workload, build
-from tetherd.drivers.blocking import BlockingCaller
+from tetherd.drivers.rpc.blocking import BlockingCaller
 from tetherd.wire.messages import GetFleet
 
 CONNECTIONS = 32

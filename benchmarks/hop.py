@@ -15,9 +15,9 @@ from statistics import median
 
 import uvloop
 
-from tetherd.drivers import contexts, ipc, nng, nng_operations
-from tetherd.drivers.lane import Lane
-from tetherd.drivers.turns import Turn
+from tetherd.drivers.rpc import contexts, ipc, nng, nng_operations
+from tetherd.drivers.rpc.lane import Lane
+from tetherd.drivers.rpc.turns import Turn
 from tetherd.types import Buffer
 
 LIMIT = 8 * 2**20

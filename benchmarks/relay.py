@@ -21,10 +21,19 @@ from typing import Any
 from benchmarks import report
 from benchmarks.serving import free_port, say
 from benchmarks.tether import NotReady
-from tetherd.drivers import nng
-from tetherd.drivers.certificates import Authority, issue, key_pem, make_issuing, make_root, new_key, pem, spki_of
-from tetherd.drivers.junction import SocketJunction
-from tetherd.drivers.tunnels import SocketTunnels
+from tetherd.drivers.identity.certificates import (
+    Authority,
+    issue,
+    key_pem,
+    make_issuing,
+    make_root,
+    new_key,
+    pem,
+    spki_of,
+)
+from tetherd.drivers.relay.junction import SocketJunction
+from tetherd.drivers.relay.tunnels import SocketTunnels
+from tetherd.drivers.rpc import nng
 from tetherd.ports import Guest
 from tetherd.types import Credentials
 from tetherd.wire.relay import Way, preface

@@ -16,7 +16,7 @@ from typing import Final
 
 import pytest
 
-from tetherd.drivers.logs import RESERVED
+from tetherd.drivers.host.logs import RESERVED
 
 ROOT: Final = Path(__file__).parents[1]
 FILES: Final = sorted([*ROOT.glob("tetherd/**/*.py"), *ROOT.glob("tetherctl/**/*.py")])
@@ -53,7 +53,7 @@ UNTESTED: Final = frozenset((ROOT / "tests/untested.txt").read_text().split())
 """Modules without a test of their own. This list only ever gets shorter."""
 
 ONLY_IN: Final = {
-    "pynng": {"tetherd/drivers/nng.py", "tetherd/drivers/nng_operations.py"},
+    "pynng": {"tetherd/drivers/rpc/nng.py", "tetherd/drivers/rpc/nng_operations.py"},
     "os.environ": {"tetherd/config/environment.py"},
     "os.getenv": set[str](),
     "pickle": set[str](),
@@ -66,8 +66,8 @@ ONLY_IN: Final = {
 """Words of code, and the only modules that may use them."""
 
 ATTACKS: Final = (
-    "tests/drivers/test_attacks.py",
-    "tests/drivers/test_hostile_members.py",
+    "tests/drivers/rpc/test_attacks.py",
+    "tests/drivers/rpc/test_hostile_members.py",
     "tests/discovery/test_attacks.py",
 )
 """Whose docstrings say by number what is tried, what is to come of it, and which test tries it."""

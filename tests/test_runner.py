@@ -17,9 +17,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from tetherd.drivers.clock import SystemClock
-from tetherd.drivers.processes import ProcessLauncher, RunnerProcess
-from tetherd.drivers.rpc import Server
+from tetherd.drivers.host.clock import SystemClock
+from tetherd.drivers.host.processes import ProcessLauncher, RunnerProcess
+from tetherd.drivers.rpc.server import Server
 from tetherd.ports import Context
 from tetherd.types import Digest, Signature, Tensor, TensorSpec
 from tetherd.wire.assignments import Assignment, Bearings, Event, Site

@@ -18,8 +18,8 @@ from tetherd.config.environment import environment
 from tetherd.config.layers import MAX_FILE
 from tetherd.config.parse import Settings
 from tetherd.config.schema import Config, LogFormat, LogLevel
-from tetherd.drivers import directories, lock, logs
-from tetherd.drivers.systemd import Notifier
+from tetherd.drivers.host import directories, lock, logs
+from tetherd.drivers.host.systemd import Notifier
 from tetherd.errors import BadConfig, InUse, TetherError
 from tetherd.types import ROLES
 

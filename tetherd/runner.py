@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from tetherd.config.environment import environment
-from tetherd.drivers.blocking import BlockingCaller
-from tetherd.drivers.loading import dial, load
-from tetherd.drivers.logs import writing
-from tetherd.drivers.onnx import OnnxEngine
+from tetherd.drivers.engines.onnx import OnnxEngine
+from tetherd.drivers.host.logs import writing
+from tetherd.drivers.models.loading import dial, load
+from tetherd.drivers.rpc.blocking import BlockingCaller
 from tetherd.errors import MALFORMED, TetherError
 from tetherd.roles.serving import PARK, SLOTS, Slots
 from tetherd.types import Seconds

@@ -17,7 +17,7 @@ import uvloop
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from tetherd.discovery.exchange import Rules
-from tetherd.drivers.udp import Dht
+from tetherd.drivers.discovery.udp import Dht
 from tetherd.wire.datagrams import Keyring
 from tetherd.wire.signatures import KeySigner
 

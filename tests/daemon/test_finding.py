@@ -17,11 +17,12 @@ from tetherd.daemon.finding import Finding, diagnosis
 from tetherd.discovery.exchange import Conflict
 from tetherd.discovery.peers import Arrival
 from tetherd.discovery.racing import Relay
-from tetherd.drivers import certificates, mutual, remembered
-from tetherd.drivers.clock import SystemClock
-from tetherd.drivers.nng import TLS
-from tetherd.drivers.remote import RemoteCaller
-from tetherd.drivers.udp import Dht
+from tetherd.drivers.discovery import remembered
+from tetherd.drivers.discovery.udp import Dht
+from tetherd.drivers.host.clock import SystemClock
+from tetherd.drivers.identity import certificates, mutual
+from tetherd.drivers.rpc.nng import TLS
+from tetherd.drivers.rpc.remote import RemoteCaller
 from tetherd.policy.membership import Standing
 from tetherd.roles.membership import Membership
 from tetherd.types import Credentials, RoleName

@@ -13,8 +13,8 @@ import pytest
 from tetherd.config.load import load_text
 from tetherd.config.schema import Config
 from tetherd.daemon.models import Models
-from tetherd.drivers import certificates
-from tetherd.drivers.clock import SystemClock
+from tetherd.drivers.host.clock import SystemClock
+from tetherd.drivers.identity import certificates
 from tetherd.errors import Conflict
 from tetherd.ports import Context
 from tetherd.types import Credentials

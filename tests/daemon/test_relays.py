@@ -10,7 +10,7 @@ import pytest
 
 from tetherd.config.schema import Relay as Settings
 from tetherd.daemon.relays import Relays, local, relay
-from tetherd.drivers.clock import SystemClock
+from tetherd.drivers.host.clock import SystemClock
 from tetherd.policy.membership import Standing
 from tetherd.roles.membership import Membership
 from tetherd.types import Credentials, RoleName, Seconds

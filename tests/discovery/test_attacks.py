@@ -25,11 +25,11 @@ The attacks on the hash table, multicast and relays, by number, wherever they ar
 102  amplification: no answer is longer than its request
         test_no_answer_is_longer_than_the_request_of_an_unverified_source
 103  floods of multicast: bounded memory, live peers stay
-        tests/drivers/test_mdns.py::test_a_flood_costs_little_and_drops_no_live_peer
+        tests/drivers/discovery/test_mdns.py::test_a_flood_costs_little_and_drops_no_live_peer
 104  two nodes of one id: whoever proves the key wins, with an alarm
         test_a_claimed_id_is_not_believed_without_its_key
 105  a relay that tampers, replays, reorders: the connection ends
-        tests/drivers/test_relay_tls.py::test_a_relay_that_changes_anything_breaks_the_connection
+        tests/drivers/relay/test_relay_tls.py::test_a_relay_that_changes_anything_breaks_the_connection
 106  a relay as an open proxy: refused
         tests/roles/test_relay.py::test_only_members_ask_and_only_members_are_led_to
 107  a router that forgets its mappings: a new connection, and no request fails

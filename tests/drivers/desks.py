@@ -7,9 +7,9 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Iterator
 from typing import Any
 
-from tetherd.drivers.clock import SystemClock
-from tetherd.drivers.remote import RemoteCaller
-from tetherd.drivers.rpc import Server
+from tetherd.drivers.host.clock import SystemClock
+from tetherd.drivers.rpc.remote import RemoteCaller
+from tetherd.drivers.rpc.server import Server
 from tetherd.errors import OffsetConflict, QueueFull
 from tetherd.ports import Context
 from tetherd.types import Tensor

@@ -10,9 +10,9 @@ from typing import Any
 
 from certificates import Network, home
 
-from tetherd.drivers.clock import SystemClock
-from tetherd.drivers.junction import SocketJunction
-from tetherd.drivers.tunnels import SocketTunnels
+from tetherd.drivers.host.clock import SystemClock
+from tetherd.drivers.relay.junction import SocketJunction
+from tetherd.drivers.relay.tunnels import SocketTunnels
 from tetherd.policy.relaying import Limits
 from tetherd.ports import Context
 from tetherd.roles.relay import Relay

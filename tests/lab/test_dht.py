@@ -10,7 +10,7 @@ from lab import Host, Lab
 
 from tetherd.discovery.exchange import Rules
 from tetherd.discovery.nat import judge
-from tetherd.drivers.udp import Dht
+from tetherd.drivers.discovery.udp import Dht
 from tetherd.wire.datagrams import Keyring
 from tetherd.wire.signatures import KeySigner
 

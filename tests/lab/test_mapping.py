@@ -15,8 +15,8 @@ from lab import LAN, Host, Lab, Site
 from router import MappingRouter, reason_no_daemon
 
 from tetherd.discovery.mapping import Report, Want
-from tetherd.drivers.clock import SystemClock
-from tetherd.drivers.mapping import PortMapping
+from tetherd.drivers.discovery.mapping import PortMapping
+from tetherd.drivers.host.clock import SystemClock
 from tetherd.wire.portmapping import Method
 
 SERVES = ("gateway", "orchestrator", "manager")

@@ -24,7 +24,7 @@ class Speaker:
     """The process of a node that speaks and hears multicast, on a host."""
 
     def __init__(self, host: Host, node: str, *, orders: Orders | None = None, **ports: int) -> None:
-        words = [sys.executable, "-m", "tetherd.drivers.multicast"]
+        words = [sys.executable, "-m", "tetherd.drivers.discovery.multicast"]
         pipe = subprocess.PIPE
         self._process = host.space.call(lambda: subprocess.Popen(words, cwd=REPOSITORY, stdin=pipe, stdout=pipe))
         assert self._process.stdin

@@ -14,13 +14,13 @@ from typing import Any, Final
 
 import msgspec
 
-from tetherd.drivers.clock import SystemClock
-from tetherd.drivers.door import Door
-from tetherd.drivers.junction import SocketJunction
-from tetherd.drivers.nng import Secret
-from tetherd.drivers.remote import RemoteCaller
-from tetherd.drivers.rpc import Server
-from tetherd.drivers.tunnels import SocketTunnels
+from tetherd.drivers.host.clock import SystemClock
+from tetherd.drivers.relay.junction import SocketJunction
+from tetherd.drivers.relay.tunnels import SocketTunnels
+from tetherd.drivers.rpc.door import Door
+from tetherd.drivers.rpc.nng import Secret
+from tetherd.drivers.rpc.remote import RemoteCaller
+from tetherd.drivers.rpc.server import Server
 from tetherd.policy.admission import Admission
 from tetherd.policy.relaying import Limits
 from tetherd.roles.relay import Relay

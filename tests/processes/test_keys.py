@@ -13,8 +13,8 @@ from harness import PATIENCE, Daemon, Host, until
 from members import answers, member, ports
 
 from tetherd.discovery.exchange import Rules
-from tetherd.drivers.keys import read_home
-from tetherd.drivers.udp import Dht
+from tetherd.drivers.discovery.udp import Dht
+from tetherd.drivers.identity.keys import read_home
 from tetherd.wire.datagrams import Keyring
 from tetherd.wire.signatures import KeySigner
 

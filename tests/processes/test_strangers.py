@@ -17,7 +17,7 @@ from doorway import Hands
 from harness import DIGITS, EXAMPLE, Daemon, Host, free_port, is_right, new_host, until
 from members import member, ports, workers
 
-from tetherd.drivers import keys
+from tetherd.drivers.identity import keys
 from tetherd.types import Credentials
 from tetherd.wire import messages, peering, relay, replication
 from tetherd.wire.frames import FAILURE, Codec

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tetherd.drivers.blobs import DiskBlobs
-from tetherd.drivers.ledger import SqliteLedger
+from tetherd.drivers.models.blobs import DiskBlobs
+from tetherd.drivers.models.ledger import SqliteLedger
 from tetherd.errors import (
     BlobNotFound,
     Conflict,

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 import tetherd
-from tetherd.drivers.blobs import DiskBlobs
-from tetherd.drivers.ledger import SqliteLedger
+from tetherd.drivers.models.blobs import DiskBlobs
+from tetherd.drivers.models.ledger import SqliteLedger
 from tetherd.errors import OffsetConflict
 from tetherd.ports import Context
 from tetherd.roles.manager import Manager

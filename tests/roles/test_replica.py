@@ -7,7 +7,7 @@ from hashlib import sha256
 
 import pytest
 
-from tetherd.drivers.replicas import FileCatalog
+from tetherd.drivers.models.replicas import FileCatalog
 from tetherd.errors import Conflict, TetherError, Unavailable, Unreachable
 from tetherd.ports import Context
 from tetherd.roles.holdings import Here, Holders

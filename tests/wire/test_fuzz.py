@@ -17,8 +17,9 @@ from typing import Any, Final, NamedTuple
 import msgspec
 import pytest
 
-from tetherd.drivers import certificates, enrolment, heads, link
-from tetherd.drivers.dialer import Refused
+from tetherd.drivers.identity import certificates, enrolment
+from tetherd.drivers.models import heads, link
+from tetherd.drivers.rpc.dialer import Refused
 from tetherd.errors import (
     BadFrame,
     BadRange,

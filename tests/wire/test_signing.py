@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tetherd.drivers.certificates import (
+from tetherd.drivers.identity.certificates import (
     DAY,
     ISSUING_LIFE,
     Authority,

@@ -12,14 +12,14 @@ from tetherd.daemon.models import Models
 from tetherd.daemon.network import Duty, Network
 from tetherd.daemon.relays import relay
 from tetherd.daemon.surroundings import Sources, Surroundings
-from tetherd.drivers.diagnosis import explain
-from tetherd.drivers.http import HttpServer
-from tetherd.drivers.local import LocalCaller, NobodyCaller
-from tetherd.drivers.nng import TLS
-from tetherd.drivers.papers import DiskPapers
-from tetherd.drivers.processes import ProcessLauncher
-from tetherd.drivers.remote import RemoteCaller
-from tetherd.drivers.rpc import Server
+from tetherd.drivers.discovery.diagnosis import explain
+from tetherd.drivers.host.processes import ProcessLauncher
+from tetherd.drivers.http.server import HttpServer
+from tetherd.drivers.identity.papers import DiskPapers
+from tetherd.drivers.rpc.local import LocalCaller, NobodyCaller
+from tetherd.drivers.rpc.nng import TLS
+from tetherd.drivers.rpc.remote import RemoteCaller
+from tetherd.drivers.rpc.server import Server
 from tetherd.errors import NotInNetwork
 from tetherd.policy.balance import STRATEGIES
 from tetherd.ports import Caller, Clock, Engine, Handler, Role
@@ -258,6 +258,6 @@ class Daemon:
 
 def _load_here(assignment: Assignment, ways: Callable[[BlobSource], Ways]) -> Engine:
     # ONNX Runtime costs 100 ms and 30 MB: a daemon whose models run in processes of their own never imports it.
-    from tetherd.drivers.loading import load
+    from tetherd.drivers.models.loading import load
 
     return load(assignment, ways)

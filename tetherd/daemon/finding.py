@@ -25,14 +25,14 @@ from tetherd.discovery.hints import Drop, Hint
 from tetherd.discovery.nat import Sight, View, judge
 from tetherd.discovery.peers import Arrival, Live, Peer, PeerTable
 from tetherd.discovery.racing import Reached, Relay, is_relayed
-from tetherd.drivers import interfaces, remembered
-from tetherd.drivers.mdns import Mdns
-from tetherd.drivers.mutual import dialling
-from tetherd.drivers.nng import TLS
-from tetherd.drivers.paths import TlsProber
-from tetherd.drivers.remote import RemoteCaller
-from tetherd.drivers.udp import Dht
-from tetherd.drivers.vitals import HostVitals
+from tetherd.drivers.discovery import interfaces, remembered
+from tetherd.drivers.discovery.mdns import Mdns
+from tetherd.drivers.discovery.paths import TlsProber
+from tetherd.drivers.discovery.udp import Dht
+from tetherd.drivers.host.vitals import HostVitals
+from tetherd.drivers.identity.mutual import dialling
+from tetherd.drivers.rpc.nng import TLS
+from tetherd.drivers.rpc.remote import RemoteCaller
 from tetherd.errors import StorageFailed, StorageFull, TetherError
 from tetherd.policy.membership import DIALABLE
 from tetherd.ports import Clock

@@ -12,12 +12,12 @@ from msgspec.structs import replace
 from tetherd.config import addresses
 from tetherd.config.schema import Cluster, Config
 from tetherd.daemon.composition import Daemon
-from tetherd.drivers.clock import SystemClock
-from tetherd.drivers.descriptors import Guard
-from tetherd.drivers.http import Application, HttpServer
-from tetherd.drivers.interfaces import has_ipv6, own_addresses
-from tetherd.drivers.occupied import Listener, check
-from tetherd.drivers.papers import DiskPapers
+from tetherd.drivers.discovery.interfaces import has_ipv6, own_addresses
+from tetherd.drivers.host.clock import SystemClock
+from tetherd.drivers.host.descriptors import Guard
+from tetherd.drivers.host.occupied import Listener, check
+from tetherd.drivers.http.server import Application, HttpServer
+from tetherd.drivers.identity.papers import DiskPapers
 from tetherd.policy.membership import DIALABLE
 from tetherd.roles.membership import Membership
 from tetherd.types import RoleName, Seconds

@@ -9,7 +9,7 @@ from tetherd.config import addresses
 from tetherd.config.schema import Config
 from tetherd.discovery.addresses import Address
 from tetherd.discovery.mapping import Report, Want
-from tetherd.drivers.mapping import PortMapping, installed
+from tetherd.drivers.discovery.mapping import PortMapping, installed
 from tetherd.errors import TetherError
 from tetherd.ports import Clock
 from tetherd.roles.membership import Membership

@@ -7,14 +7,14 @@ from tetherd.config import addresses
 from tetherd.config.schema import Config
 from tetherd.daemon.network import Duty, Network
 from tetherd.daemon.surroundings import Sources
-from tetherd.drivers.blobs import DiskBlobs
-from tetherd.drivers.bulk import BulkServer
-from tetherd.drivers.drafts import Drafts
-from tetherd.drivers.fetch import BulkClient
-from tetherd.drivers.inspect import ChildInspector
-from tetherd.drivers.ledger import SqliteLedger
-from tetherd.drivers.mutual import Renewing, dialling, listening
-from tetherd.drivers.replicas import FileCatalog, StoreFetcher
+from tetherd.drivers.identity.mutual import Renewing, dialling, listening
+from tetherd.drivers.models.blobs import DiskBlobs
+from tetherd.drivers.models.bulk import BulkServer
+from tetherd.drivers.models.drafts import Drafts
+from tetherd.drivers.models.fetch import BulkClient
+from tetherd.drivers.models.inspect import ChildInspector
+from tetherd.drivers.models.ledger import SqliteLedger
+from tetherd.drivers.models.replicas import FileCatalog, StoreFetcher
 from tetherd.errors import PermissionDenied
 from tetherd.ports import Clock, Handler, Role
 from tetherd.roles.holdings import Here, Holders

@@ -10,12 +10,12 @@ from tetherd.daemon.finding import Finding
 from tetherd.daemon.relays import Relays, local
 from tetherd.discovery.addresses import plain
 from tetherd.discovery.peers import Arrival
-from tetherd.drivers.door import Door
-from tetherd.drivers.enrolment import EnrolmentServer
-from tetherd.drivers.nng import TLS, Secret
-from tetherd.drivers.papers import DiskPapers
-from tetherd.drivers.remote import RemoteCaller
-from tetherd.drivers.several import SeveralCaller, Way
+from tetherd.drivers.identity.enrolment import EnrolmentServer
+from tetherd.drivers.identity.papers import DiskPapers
+from tetherd.drivers.rpc.door import Door
+from tetherd.drivers.rpc.nng import TLS, Secret
+from tetherd.drivers.rpc.remote import RemoteCaller
+from tetherd.drivers.rpc.several import SeveralCaller, Way
 from tetherd.policy import membership as policy
 from tetherd.policy.admission import Admission
 from tetherd.policy.membership import DIALABLE, Standing

@@ -7,8 +7,8 @@ from typing import Final
 from tetherd.config import addresses
 from tetherd.config.schema import Relay as Settings
 from tetherd.discovery import racing
-from tetherd.drivers.junction import SocketJunction
-from tetherd.drivers.tunnels import SocketTunnels
+from tetherd.drivers.relay.junction import SocketJunction
+from tetherd.drivers.relay.tunnels import SocketTunnels
 from tetherd.policy import membership as policy
 from tetherd.policy.relaying import Limits
 from tetherd.ports import Caller, Clock

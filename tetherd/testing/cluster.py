@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from tetherd.config.schema import Worker as Settings
-from tetherd.drivers.local import LocalCaller
+from tetherd.drivers.rpc.local import LocalCaller
 from tetherd.errors import Cancelled, DeadlineExceeded, Unimplemented, Unreachable
 from tetherd.policy.balance import RoundRobin, Strategy
 from tetherd.ports import Caller, Clock, Context, Handler

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tetherd.config.schema import Gateway as Settings
-from tetherd.drivers.http import HttpServer
+from tetherd.drivers.http.server import HttpServer
 from tetherd.errors import BlobNotFound, DigestMismatch, OffsetConflict, TetherError, Unreachable
 from tetherd.roles.gateway.app import Gateway
 from tetherd.roles.gateway.status import Facts

@@ -6,8 +6,8 @@ from typing import Any
 import orjson
 import pytest
 
-from tetherd.drivers.clock import SystemClock
-from tetherd.drivers.papers import DiskPapers
+from tetherd.drivers.host.clock import SystemClock
+from tetherd.drivers.identity.papers import DiskPapers
 from tetherd.errors import Conflict, Forbidden, InvalidInput, NodeNotFound, NotInNetwork, WrongToken
 from tetherd.roles.gateway.cluster import MAX_TTL, Cluster
 from tetherd.roles.gateway.exchange import Exchange

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tetherd.drivers.clock import SystemClock
+from tetherd.drivers.host.clock import SystemClock
 from tetherd.errors import Unreachable
 from tetherd.roles.gateway.fleet import Fleet
 from tetherd.roles.gateway.status import Facts, Status

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tetherd.drivers.local import LocalCaller
+from tetherd.drivers.rpc.local import LocalCaller
 from tetherd.errors import ModelLoadFailed
 from tetherd.ports import Engine
 from tetherd.roles.serving import SLOTS

@@ -4,7 +4,7 @@ import asyncio
 from typing import Any
 
 from tetherd.config.schema import Worker as Settings
-from tetherd.drivers.local import NobodyCaller
+from tetherd.drivers.rpc.local import NobodyCaller
 from tetherd.errors import Unreachable
 from tetherd.roles.worker import Place, Worker
 from tetherd.testing import FakeEngine, FakeSurroundings, simulate

@@ -1,0 +1,143 @@
+"""Who gets through a handshake on a plain listener, and what those who never finish one achieve."""
+
+import asyncio
+import contextlib
+import socket
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+from certificates import home
+
+from tetherd.drivers.host import memory
+from tetherd.drivers.identity import lobby
+from tetherd.drivers.identity.mutual import dialling, listening, peer
+from tetherd.drivers.identity.reception import Reception, until
+from tetherd.errors import BadConfig, InUse
+
+
+async def name_who_came(connection: ssl.SSLSocket) -> None:
+    await until(connection, lambda: connection.send(peer(connection).encode()))
+
+
+@contextlib.asynccontextmanager
+async def receiving(
+    meet: Callable[[ssl.SSLSocket], Awaitable[None]] = name_who_came, patience: float = 30.0
+) -> AsyncIterator[Reception]:
+    context = listening(home().node())
+    found = Reception("127.0.0.1:0", "cluster.bulk", lambda: context, meet, patience)
+    ready = asyncio.Event()
+    task = asyncio.create_task(found.run(ready.set))
+    await ready.wait()
+    try:
+        yield found
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+def place(found: Reception) -> tuple[str, int]:
+    host, _, port = found.address.rpartition(":")
+    return host, int(port)
+
+
+async def visit(found: Reception, node: object = None) -> str:
+    """Shake hands and return what was said."""
+    visitor = home().node() if node is None else node
+    reader, writer = await asyncio.open_connection(*place(found), ssl=dialling(visitor))  # type: ignore[arg-type]
+    said = (await reader.read()).decode()
+    writer.close()
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()
+    return said
+
+
+def hello() -> bytes:
+    """Return the first message of a handshake."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    with contextlib.suppress(ssl.SSLWantReadError):
+        dialling(home().node()).wrap_bio(incoming, outgoing).do_handshake()
+    return outgoing.read()
+
+
+def crowd(found: Reception, number: int, words: bytes) -> list[socket.socket]:
+    visitors = [socket.create_connection(place(found)) for _ in range(number)]
+    for visitor in visitors:
+        visitor.sendall(words)
+    return visitors
+
+
+async def answered(visitor: socket.socket) -> None:
+    """Wait until a visitor who said hello is answered: its handshake is under way then."""
+    visitor.setblocking(False)
+    await asyncio.get_running_loop().sock_recv(visitor, 1)
+
+
+async def is_ended(connection: socket.socket) -> bool:
+    connection.setblocking(False)
+    try:
+        return await asyncio.get_running_loop().sock_recv(connection, 1) == b""
+    except ConnectionError:
+        return True
+
+
+async def test_a_member_is_met() -> None:
+    node = home().node()
+    async with receiving() as found:
+        assert await visit(found, node) == node.node
+
+
+@pytest.mark.parametrize("is_begun", [False, True])
+async def test_a_handshake_has_its_time(is_begun: bool) -> None:
+    async with receiving(patience=0.2) as found:
+        (visitor,) = crowd(found, 1, hello() if is_begun else b"")
+        with visitor:
+            if is_begun:
+                await answered(visitor)
+            async with asyncio.timeout(20):
+                while not await is_ended(visitor):
+                    pass  # what it is answered
+
+
+async def test_of_too_many_handshakes_the_oldest_is_ended_and_nobody_else_waits() -> None:
+    async with receiving() as found:
+        visitors = []
+        for _ in range(lobby.MOST):
+            visitors += crowd(found, 1, hello())
+            await answered(visitors[-1])
+        assert await visit(found)
+        assert next(iter(found._greeting)).getpeername() == visitors[1].getsockname()
+        for one in visitors:
+            one.close()
+
+
+async def test_the_memory_of_many_is_given_back_once_the_last_has_gone() -> None:
+    async with receiving() as found:
+        visitors = crowd(found, memory.MANY, b"\x16\x03\x03\x00\x05hello")
+        async with asyncio.timeout(20):
+            for one in visitors:
+                while not await is_ended(one):
+                    pass  # it is told what is wrong
+        assert found._debt._owed == 0
+        for one in visitors:
+            one.close()
+
+
+async def test_a_bug_ends_one_connection_only(caplog: pytest.LogCaptureFixture) -> None:
+    async def fail(_: ssl.SSLSocket) -> None:
+        raise ValueError("a bug")
+
+    async with receiving(fail) as found:
+        for _ in range(2):
+            with contextlib.suppress(OSError):
+                assert await visit(found) == ""
+    assert [record.getMessage() for record in caplog.records] == ["a connection met a bug"] * 2
+
+
+async def test_an_address_that_is_taken_or_is_none_says_which_setting_to_change() -> None:
+    async with receiving() as found:
+        with pytest.raises(InUse, match="cannot listen") as taken:
+            await Reception(found.address, "cluster.bulk", found._context, name_who_came).run(lambda: None)
+        assert "cluster.bulk" in str(taken.value.fix)
+        with pytest.raises(BadConfig, match="cannot listen"):
+            await Reception("203.0.113.1:1", "cluster.bulk", found._context, name_who_came).run(lambda: None)

@@ -1,0 +1,179 @@
+"""What a caller makes of servers that answer, go, come back and say nothing."""
+
+import asyncio
+import gc
+import time
+from pathlib import Path
+
+import pytest
+from desks import MAX, Desk, blob, calling, free_port, manifest, serving, silence, soon, tensor, within
+
+from tetherd.drivers.host.clock import SystemClock
+from tetherd.drivers.rpc import nng
+from tetherd.drivers.rpc.remote import RemoteCaller
+from tetherd.drivers.rpc.server import Server
+from tetherd.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    TooLarge,
+    Unimplemented,
+    Unreachable,
+)
+from tetherd.wire.frames import Codec
+from tetherd.wire.messages import Chunk, GetBlob, NextCommands
+
+
+async def test_a_call_that_takes_too_long_ends(ipc: str) -> None:
+    async with serving(ipc, Desk()):
+        with calling(ipc) as caller:
+            began = time.monotonic()
+            with pytest.raises(DeadlineExceeded):
+                await caller.call(manifest(), deadline=soon(0.1))
+            assert time.monotonic() - began < 3
+            with pytest.raises(DeadlineExceeded, match="before it was sent"):
+                await caller.call(blob(), deadline=soon(-1))
+
+
+async def test_calls_that_are_cancelled_at_once_leave_nothing_behind(ipc: str) -> None:
+    desk = Desk()
+    server = Server(ipc, desk.routes(), clock=SystemClock(), max_message=MAX, lost=desk.forget)
+    ready = asyncio.Event()
+    task = asyncio.create_task(server.run(ready.set))
+    await within(ready.wait())
+    codec = Codec()
+    with calling(ipc) as caller:
+        await caller.call(blob(), deadline=soon())
+        for _ in range(200):
+            call = asyncio.create_task(caller.call(manifest(), deadline=soon(30)))
+            await asyncio.sleep(0)
+            call.cancel()
+        del codec
+        async with asyncio.timeout(5):
+            while any(server._calls.values()):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        await caller.call(blob(), deadline=soon())
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_without_a_server_a_call_gives_up_in_three_seconds(ipc: str) -> None:
+    with calling(ipc) as caller:
+        began = time.monotonic()
+        with pytest.raises(Unreachable, match="no connection"):
+            await caller.call(blob(), deadline=soon(60))
+        assert 2.5 < time.monotonic() - began < 4.5
+
+
+async def test_a_server_that_comes_back_is_found_again(address: str) -> None:
+    with calling(address) as caller:
+        async with serving(address, Desk()):
+            await caller.call(blob(), deadline=soon())
+            parked = asyncio.create_task(caller.call(manifest(), deadline=soon(30)))
+            await asyncio.sleep(0.05)
+        with pytest.raises((Unreachable, Cancelled)):
+            await within(parked)
+        desk = Desk()
+        async with serving(address, desk):
+            assert await caller.call(blob(), deadline=soon(10)) == Chunk(0, tensor(3))
+            remaining = desk.contexts[0].deadline - time.monotonic()
+            assert remaining < 10
+
+
+async def test_a_connection_whose_end_nng_missed_is_found_out_by_what_it_does_not_answer(ipc: str) -> None:
+    with calling(ipc) as caller:
+        caller._gain(1 << 20)
+        assert caller.connected
+        with pytest.raises(DeadlineExceeded):
+            await caller.call(blob(), deadline=soon(0.1))
+        assert not caller.connected
+        async with serving(ipc, Desk()):
+            assert await caller.call(blob(), deadline=soon()) == Chunk(0, tensor(3))
+
+
+def hang_up_unheard(caller: RemoteCaller) -> None:
+    """End its connection; return when nng knows of it, and the loop does not."""
+    nng.hang_up(caller._socket)
+    until = soon()
+    while caller._socket.pipes:
+        assert time.monotonic() < until
+        time.sleep(0.001)
+
+
+async def test_a_call_in_the_moment_of_a_loss_does_not_wait_for_the_next_connection(ipc: str) -> None:
+    with calling(ipc) as caller:
+        async with serving(ipc, Desk()):
+            await caller.call(blob(), deadline=soon())
+            sooner = asyncio.create_task(caller.call(manifest(), deadline=soon(30)))
+            await asyncio.sleep(0)
+            hang_up_unheard(caller)
+            assert caller.connected
+            with pytest.raises(Unreachable, match="no connection"):
+                await within(caller.call(manifest(), deadline=soon(30)))
+            with pytest.raises(Unreachable, match="the connection was lost"):
+                await within(sooner)
+
+
+async def test_a_caller_moves_to_another_address_with_and_without_a_connection(place: Path) -> None:
+    here, there, nowhere = (f"ipc://{place}/{name}.sock" for name in ("here", "there", "nowhere"))
+    first, second = Desk(), Desk()
+    async with serving(here, first), serving(there, second):
+        with calling(here) as caller:
+            await caller.call(blob(), deadline=soon())
+            assert caller.connected
+            caller.move(there)
+            await within(first.told.wait())
+            await caller.call(blob(), deadline=soon())
+            assert (len(first.contexts), len(second.contexts)) == (1, 1)
+        with calling(nowhere) as caller:
+            assert not caller.connected
+            caller.move(here)
+            await caller.call(blob(), deadline=soon())
+            assert len(first.contexts) == 2
+
+
+async def test_what_is_too_large_is_refused_before_it_is_sent(ipc: str) -> None:
+    async with serving(ipc, Desk(), max_message=1 << 20):
+        with calling(ipc, max_message=1 << 20) as caller:
+            with pytest.raises(TooLarge, match="exceeds rpc"):
+                await caller.call(GetBlob("x" * (2 << 20), 0, 0), deadline=soon())  # type: ignore[arg-type]
+            with pytest.raises(TooLarge, match="exceeds rpc"):
+                await caller.call(blob(2 << 20), deadline=soon())
+            await caller.call(blob((1 << 20) - 200), deadline=soon())
+
+
+async def test_a_peer_that_accepts_and_says_nothing_is_dialled_again() -> None:
+    port = free_port()
+    async with silence(port) as silent:
+        caller = RemoteCaller(f"tcp://127.0.0.1:{port}", clock=SystemClock(), max_message=MAX, redial=0.3)
+        with pytest.raises(Unreachable, match="no connection"):
+            await caller.call(blob(), deadline=soon())
+        silent.close()
+        async with serving(f"tcp://127.0.0.1:{port}", Desk()):
+            began = time.monotonic()
+            assert (await caller.call(blob(), deadline=soon())).size == 0
+            assert time.monotonic() - began < 2
+            caller.close()
+
+
+async def test_a_closed_caller_and_cancelled_calls_end_quietly(ipc: str) -> None:
+    async with serving(ipc, Desk()):
+        caller = RemoteCaller(ipc, clock=SystemClock(), max_message=MAX)
+        call = asyncio.create_task(caller.call(manifest(), deadline=soon(30)))
+        await asyncio.sleep(0.1)
+        caller.close()
+        call.cancel()
+        with pytest.raises((asyncio.CancelledError, Unreachable)):
+            await call
+    del caller, call
+    gc.collect()
+
+
+async def test_a_worker_with_two_questions_parked_can_still_call(ipc: str) -> None:
+    desk = Desk()
+    async with serving(ipc, desk):
+        with calling(ipc) as caller:
+            parked = asyncio.create_task(caller.call(manifest(), deadline=soon(30)))
+            await within(desk.began.acquire())
+            with pytest.raises(Unimplemented):
+                await caller.call(NextCommands("w"), deadline=soon())
+            parked.cancel()

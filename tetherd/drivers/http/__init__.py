@@ -1,0 +1,1 @@
+"""The HTTP/1.1 server that faces applications and operators."""
