@@ -144,7 +144,7 @@ class Small:
         self.credentials = home().node()
         self.members = [home().node() for _ in range(2)]
         self.said: list[tuple[float, str]] = []
-        here = Path(__file__).parent
+        here = Path(__file__).parents[1]
         self.process = subprocess.Popen(
             [sys.executable, "-c", CHILD, str(place), str(LIMIT)],
             env={"PYTHONPATH": f"{Path(tetherd.__file__).parents[1]}:{here}"},

@@ -24,7 +24,7 @@ from tetherd.wire.messages import FileEntry
 MAX_MODEL: Final = (2 << 30) - 1  # the limit of its encoding; larger weights lie in files beside the model
 MAX_ANSWER: Final = 16 << 20
 
-_PACKAGES: Final = Path(__file__).parents[2]
+_PACKAGES: Final = Path(__file__).parents[3]
 _GRACE: Final[Seconds] = 5
 
 
