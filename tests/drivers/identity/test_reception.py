@@ -87,6 +87,27 @@ async def test_a_member_is_met() -> None:
         assert await visit(found, node) == node.node
 
 
+async def test_a_hello_in_two_pieces_delays_nothing_that_comes_after_it() -> None:
+    async with receiving() as found:
+        node, incoming, outgoing = home().node(), ssl.MemoryBIO(), ssl.MemoryBIO()
+        visitor = dialling(node).wrap_bio(incoming, outgoing)
+        reader, writer = await asyncio.open_connection(*place(found))
+        said, pieces = b"", 2
+        async with asyncio.timeout(10):
+            while not said:
+                with contextlib.suppress(ssl.SSLWantReadError):
+                    said = visitor.read(100)
+                words = outgoing.read()
+                for piece in (words[:100], words[100:]) if pieces else (words,):
+                    writer.write(piece)
+                    await asyncio.sleep(0.01)  # so that it is a segment of its own
+                pieces = 0
+                if not said:
+                    incoming.write(await reader.read(65536))
+        assert said.decode() == node.node
+        writer.close()
+
+
 @pytest.mark.parametrize("is_begun", [False, True])
 async def test_a_handshake_has_its_time(is_begun: bool) -> None:
     async with receiving(patience=0.2) as found:

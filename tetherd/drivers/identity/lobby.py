@@ -106,4 +106,5 @@ class Lobby:
         del self._waiting[connection.fileno()]
         with contextlib.suppress(OSError):
             self._poll.unregister(connection)
+            self._expect(connection, 1)  # or whoever goes on with it would not hear of less either
         return connection

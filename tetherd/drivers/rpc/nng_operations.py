@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from pynng import ffi, lib
+from pynng._aio import _aio_map as pynng_callbacks
 
 from tetherd.drivers.rpc.nng import end_all
 from tetherd.drivers.rpc.turns import Message, too_large
@@ -68,18 +69,6 @@ def _open_context(socket: Any) -> Any:
     return pointer[0]
 
 
-def _complete(handle: Any) -> None:
-    # Runs on a thread of nng with the interpreter lock held. An exception here would only be printed.
-    operation = ffi.from_handle(handle)
-    operation.completions.put(operation)
-    _under_way.discard(operation)
-
-
-# Whoever started an operation may have gone, its callback will come: a handle that was collected meanwhile aborts us.
-_under_way: Final[set["Operation"]] = set()
-_completed: Final = ffi.callback("void(void *)", _complete)
-
-
 class Completions:
     """Hands finished operations to the event loop, waking it once for all that finished meanwhile."""
 
@@ -111,21 +100,26 @@ class Operation:
     at once unless the connection is busy, and asking afterwards (``sending``) is cheaper than being told.
     """
 
-    __slots__ = ("_handle", "_outbound", "aio", "completions", "context", "then")
+    __slots__ = ("_outbound", "aio", "completions", "context", "then")
 
     def __init__(self, socket: Any, completions: Completions, then: Callable[[int], None]) -> None:
         self.context = _open_context(socket)
         self.completions = completions
         self.then = then
-        self._handle = ffi.new_handle(self)
-        self.aio = _allocate(_completed, self._handle)
+        # The callback that pynng compiled in, which calls what it finds under the number. One made at run time needs
+        # memory that is writable and executable at once, and a hardened system gives that to nobody.
+        self.aio = _allocate(lib._async_complete, ffi.cast("void *", id(self)))
         self._outbound = _allocate(ffi.NULL, ffi.NULL)
 
     def receive(self, timeout: Seconds | None = None) -> None:
         """Start to receive. No time-out by default."""
-        _under_way.add(self)
+        pynng_callbacks[id(self)] = self._finish
         lib.nng_aio_set_timeout(self.aio, -1 if timeout is None else max(1, int(timeout * 1000)))
         lib.nng_ctx_recv(self.context, self.aio)
+
+    def _finish(self) -> None:
+        # On a thread of nng, with the interpreter lock held. An exception here would only be printed.
+        self.completions.put(self)
 
     def received(self) -> tuple[Buffer, int]:
         """Return what a successful receive brought: bytes and pipe id."""
