@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -87,21 +88,27 @@ async def test_a_member_is_met() -> None:
         assert await visit(found, node) == node.node
 
 
-async def test_a_hello_in_two_pieces_delays_nothing_that_comes_after_it() -> None:
-    async with receiving() as found:
+async def test_a_hello_in_two_pieces_delays_no_short_message_after_it() -> None:
+    async def answer(connection: ssl.SSLSocket) -> None:
+        await until(connection, lambda: connection.recv(1))
+        await name_who_came(connection)
+
+    async with receiving(answer) as found:
         node, incoming, outgoing = home().node(), ssl.MemoryBIO(), ssl.MemoryBIO()
         visitor = dialling(node).wrap_bio(incoming, outgoing)
         reader, writer = await asyncio.open_connection(*place(found))
-        said, pieces = b"", 2
+        said, cuts = b"", (100,)
         async with asyncio.timeout(10):
             while not said:
                 with contextlib.suppress(ssl.SSLWantReadError):
+                    visitor.do_handshake()
+                    visitor.write(b"?")
                     said = visitor.read(100)
                 words = outgoing.read()
-                for piece in (words[:100], words[100:]) if pieces else (words,):
-                    writer.write(piece)
+                for start, end in itertools.pairwise((0, *cuts, len(words))):
+                    writer.write(words[start:end])
                     await asyncio.sleep(0.01)  # so that it is a segment of its own
-                pieces = 0
+                cuts = ()
                 if not said:
                     incoming.write(await reader.read(65536))
         assert said.decode() == node.node
