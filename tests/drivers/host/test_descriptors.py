@@ -54,6 +54,19 @@ def test_open_files_are_counted() -> None:
     assert abs(before - open_files()) <= 2
 
 
+def test_when_none_is_left_to_count_them_with_all_are_open(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "fd").touch()  # a size of 0, as older kernels give
+    monkeypatch.setattr(descriptors, "_COUNTED", tmp_path / "fd")
+    assert abs(descriptors.opened() - open_files()) <= 2
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with Path("/dev/null").open() as last:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (last.fileno() + 1, hard))
+        try:
+            assert descriptors.opened() == last.fileno() + 1
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
 def hears(port: int, patience: float) -> bool:
     try:
         socket.create_connection(("127.0.0.1", port), patience).close()

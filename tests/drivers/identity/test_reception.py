@@ -5,6 +5,7 @@ import contextlib
 import itertools
 import socket
 import ssl
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
@@ -160,6 +161,15 @@ async def test_a_bug_ends_one_connection_only(caplog: pytest.LogCaptureFixture) 
             with contextlib.suppress(OSError):
                 assert await visit(found) == ""
     assert [record.getMessage() for record in caplog.records] == ["a connection met a bug"] * 2
+
+
+async def test_whoever_says_hello_and_is_gone_takes_nobody_along() -> None:
+    async with receiving() as found:
+        for _ in range(20):
+            (visitor,) = crowd(found, 1, hello())
+            visitor.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            visitor.close()
+        assert await visit(found)
 
 
 async def test_an_address_that_is_taken_or_is_none_says_which_setting_to_change() -> None:

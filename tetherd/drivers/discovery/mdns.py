@@ -69,7 +69,8 @@ class Mdns:
         self.pid = process.pid
         try:
             await self._follow(process)
-            return f"the process for mDNS ended with code {await process.wait()}"
+            await _end(process)  # by itself it goes on, where it said what cannot be read
+            return f"the process for mDNS ended with code {process.returncode}"
         finally:
             self.pid = 0
             await _end(process)

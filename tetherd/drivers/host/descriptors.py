@@ -76,7 +76,7 @@ class Guard:
                 await asyncio.sleep(TICK)
                 short = self._share.short(opened(), already=self.deaf)
                 if short != self.deaf:
-                    self._turn(short)
+                    await asyncio.to_thread(self._turn, short)
         finally:
             if self.deaf:
                 self._turn(False)
@@ -95,9 +95,14 @@ class Guard:
 
 def opened() -> int:
     """Return how many files are open."""
-    with contextlib.suppress(OSError):
-        return _COUNTED.stat().st_size or sum(1 for _ in _OPEN.iterdir())
-    return 0
+    with contextlib.suppress(FileNotFoundError):  # a host without /proc
+        if number := _COUNTED.stat().st_size:
+            return number
+    try:
+        with os.scandir(_OPEN) as entries:
+            return sum(1 for _ in entries)
+    except OSError:  # not even this one could be opened
+        return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
 def sockets() -> dict[int, int]:
@@ -115,10 +120,16 @@ def sockets() -> dict[int, int]:
 @contextlib.contextmanager
 def borrowed(inode: int, number: int) -> Iterator[socket.socket]:
     """Lend a socket that belongs to someone else. Raises OSError if it is not the one it was."""
-    with socket.socket(fileno=os.dup(number)) as copy:
-        if os.fstat(copy.fileno()).st_ino != inode:
-            raise OSError("another socket has taken its place")
-        yield copy
+    copy = os.dup(number)
+    try:
+        if os.fstat(copy).st_ino != inode:
+            raise OSError("another file has taken its place")
+        lent = socket.socket(fileno=copy)
+    except OSError:
+        os.close(copy)
+        raise
+    with lent:
+        yield lent
 
 
 def _listeners(option: int, value: Any) -> None:

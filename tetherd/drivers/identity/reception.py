@@ -77,11 +77,14 @@ class Reception:
             loop.remove_reader(lobby.fileno())
 
     async def _receive(self, raw: socket.socket) -> None:
-        raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        connection = self._context().wrap_socket(raw, server_side=True, do_handshake_on_connect=False)
+        connection = raw
         try:
+            raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            connection = self._context().wrap_socket(raw, server_side=True, do_handshake_on_connect=False)
             if await self._greet(connection):
                 await self._meet(connection)
+        except OSError as error:  # whoever goes before the handshake begins, too
+            _log.debug("lost a connection", extra={"reason": str(error)})
         except Exception:
             _log.exception("a connection met a bug")
         finally:
