@@ -27,7 +27,7 @@ CONNECTIONS = 32
 MAX_MESSAGE = 64 << 20
 DOUBTED = 1900
 """A worker whose connection ends is charged with so many ms of silence; one that lives reports every second."""
-SERVES = ["gateway", "orchestrator", "manager"]
+SERVES = ["gateway", "orchestrator", "manager", "relay"]
 ADDRESSES = ("10.214.0.1", "10.214.0.2")
 SILENCE = "table inet silence {\n chain arriving {\n type filter hook prerouting priority -300\n drop\n }\n}\n"
 """Drops whatever arrives; the sender notices nothing."""
@@ -46,13 +46,29 @@ class Pair:
         self._inside = inside
         self._asks: Any = None
         self._ports = [{key: f"{host}:{free_port()}" for key in ("listen", "enrol", "bulk", "udp")} for host in hosts]
+        self._relay = free_port()
 
     def found(self) -> None:
         """Start the founder and let it found a network."""
-        settings = {"node": {"roles": SERVES}, "gateway": {"listen": f"127.0.0.1:{self.port}"}}
+        self._start_founder()
+        self.ctl("front", "cluster", "init", "--name", "bench")
+
+    def restart(self) -> float:
+        """Kill the founder and start it again; return the seconds from its answering until it knows the worker."""
+        self.front.roots[-1].kill()
+        self.front.roots.pop().wait()
+        self._start_founder()
+        self._asks = None  # its connection was to the one that was killed
+        return self.wait(lambda: bool(self.workers()))
+
+    def _start_founder(self) -> None:
+        settings = {
+            "node": {"roles": SERVES},
+            "gateway": {"listen": f"127.0.0.1:{self.port}"},
+            "relay": {"listen": f"127.0.0.1:{self._relay}"},
+        }
         tether.daemon(self.front, self.place, "front", settings | self._cluster(0), self._inside[0])
         self.wait(lambda: self.answers("front"))
-        self.ctl("front", "cluster", "init", "--name", "bench")
 
     def start_worker(self) -> None:
         """Start the other daemon, and wait until it answers."""
@@ -83,7 +99,8 @@ class Pair:
 
     def doors(self) -> dict[str, int]:
         """Return the TCP ports at which other hosts reach the founder."""
-        return {key: int(self._ports[0][key].rpartition(":")[2]) for key in ("listen", "enrol", "bulk")}
+        ports = {key: int(self._ports[0][key].rpartition(":")[2]) for key in ("listen", "enrol", "bulk")}
+        return ports | {"relay": self._relay}
 
     def wait(self, test: Callable[[], bool]) -> float:
         """Wait until something holds, and return for how many seconds."""
@@ -139,10 +156,13 @@ def run(folder: Path, rounds: int) -> list[report.Figure]:
         joined = _join(pair, large)
         ratio = _ratio(pair, folder / "pipe", tiny, rounds)
         lost = [_kill(pair) for _ in range(rounds)]
+        found = max(pair.restart() for _ in range(rounds))
+        say(f"the founder killed: its worker is known again {found:.2f} s after it was back, the longest")
     figures = [
         report.Figure("from `cluster join` to the first answer, 45 MB model, seconds", 5.0, False, joined),
         report.Figure("a killed worker is missed, the longest, ms", 100, False, 1000 * max(one[0] for one in lost)),
         report.Figure("it is back in its place once it answers, the longest, s", 1.0, False, max(x[1] for x in lost)),
+        report.Figure("a founder's worker is back once the founder answers, the longest, s", 1.0, False, found),
         report.Figure("a silent host is missed, the longest, s", 6.0, False, _silence(folder / "silent")),
         report.Figure("tiny JSON, 32 at once: worker over TLS x over a Unix socket", 0.7, True, ratio),
     ]
