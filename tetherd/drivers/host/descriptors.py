@@ -76,7 +76,7 @@ class Guard:
                 await asyncio.sleep(TICK)
                 short = self._share.short(opened(), already=self.deaf)
                 if short != self.deaf:
-                    await asyncio.to_thread(self._turn, short)
+                    self._turn(short)
         finally:
             if self.deaf:
                 self._turn(False)
