@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from tetherd.config import addresses
 from tetherd.config.schema import Config
 from tetherd.daemon.mapping import Outside, endpoint
-from tetherd.discovery.addresses import Address, parse, refusal
+from tetherd.discovery.addresses import Address, parse, refusal, sift
 from tetherd.discovery.announcement import Orders, network_tag
 from tetherd.discovery.diagnosis import OUTSIDE, Counts
 from tetherd.discovery.exchange import Rules, claim
@@ -324,7 +324,7 @@ class Finding:
     def _is_at(self, node: str, *hosts: str) -> bool:
         """Return whether a node has told the authority of each of these addresses: a host may have several."""
         member = (self._membership.standing or self._standing).roster.member(node)
-        return {*hosts} <= {parse(text).host for text in (member.addresses if member else ())}
+        return {*hosts} <= {place.host for place in sift(member.addresses if member else (), trusted=True).accepted}
 
     async def _introduce(self, dht: Dht) -> None:
         """Tell the DHT of every address that any source gave for a node, as long as it knows few itself."""

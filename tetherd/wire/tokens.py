@@ -6,7 +6,7 @@ from typing import Final
 
 import msgspec
 
-from tetherd.config.addresses import split
+from tetherd.config.addresses import is_host, split
 from tetherd.config.units import BadValue
 from tetherd.errors import WrongToken
 
@@ -18,7 +18,6 @@ SECRET_BYTES: Final = 16
 ID_BYTES: Final = 5
 
 _NETWORK = re.compile(r"[0-9a-f]{16}")
-_HOST = re.compile(r"[A-Za-z0-9:][A-Za-z0-9.:_-]*")
 _BASE32 = re.compile(r"[a-z2-7]+")
 _PARTS: Final = ("prefix", "network id", "root key", "token id", "secret", "addresses")
 _AGAIN: Final = "copy the whole line that tetherctl cluster token printed, or make a new token"
@@ -110,7 +109,7 @@ def check_address(text: str) -> str:
         host, port = split(text)
     except BadValue as error:
         raise WrongToken(f"the join token is damaged: {error}", fix=_AGAIN) from None
-    plain = _HOST.fullmatch(host) and str(port) == text.rpartition(":")[2]
+    plain = is_host(host) and str(port) == text.rpartition(":")[2]
     if not plain or len(text) > MAX_ADDRESS:
         raise WrongToken(f"the join token is damaged: {text[:80]!r} is no address", fix=_AGAIN)
     return text
