@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import resource
 from collections.abc import AsyncIterator
 from typing import Any, cast
 
@@ -148,6 +149,17 @@ async def test_without_a_relay_there_is_no_way() -> None:
         assert here.ways(TARGET) == ()
     async with relays(Club(WE, ONE), Asked(), {}) as here:
         assert here.ways(FIRST) == (), "a relay is not reached through itself"
+
+
+async def test_while_no_file_is_left_there_is_no_way_either() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    async with relays(Club(WE, ONE), Asked(), {}) as here:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+        try:
+            assert here.ways(TARGET) == ()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert len(here.ways(TARGET)) == 1
 
 
 @pytest.mark.parametrize(
