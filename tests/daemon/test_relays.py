@@ -178,3 +178,18 @@ async def test_the_role_is_made_as_configured() -> None:
     settings = msgspec.structs.replace(Settings(), listen="127.0.0.1:7446", sessions=3)
     made = relay(settings, cast("Membership", Club(WE, ONE)), SystemClock())
     assert set(made.routes()) == {AwaitRelay, OpenRelay}
+
+
+async def test_waiting_can_begin_anew() -> None:
+    club, asked = Club(WE, ONE), Asked()
+    async with asyncio.timeout(5.0), relays(club, asked, SERVES) as here:
+        for _ in range(2):
+            await asked.news.acquire()
+    club.set(WE, TWO)
+    again = asyncio.create_task(here.run(lambda: None))
+    async with asyncio.timeout(5.0):
+        for _ in range(2):
+            await asked.news.acquire()
+    assert here.reachable == [SECOND], "what the first time left is gone"
+    again.cancel()
+    await asyncio.wait([again])

@@ -104,6 +104,7 @@ class Relays:
     async def run(self, ready: Callable[[], None]) -> None:
         """Wait at every relay there is, until cancelled."""
         ready()
+        self._waiting.clear()
         tasks: dict[tuple[str, str], asyncio.Task[None]] = {}
         async with asyncio.TaskGroup() as group:
             while self._membership.standing is not None:
