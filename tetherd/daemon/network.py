@@ -111,9 +111,9 @@ class Network:
         return self._several[role]
 
     def authority(self) -> RemoteCaller | None:
-        """Return the caller of the node that lets hosts in: the first member of all."""
-        members = sorted(self._standing.roster.members, key=lambda each: each.joined)
-        return self._callers.get(members[0].node) if members else None
+        """Return the caller of the node that lets hosts in."""
+        member = policy.authority(self._standing.roster)
+        return self._callers.get(member.node) if member else None
 
     def close(self) -> None:
         """Close the connections."""
@@ -155,7 +155,7 @@ class Network:
         return {Arrival(node, plain(host), carried.get((host, port), "")) for node, host, port in found}
 
     async def _follow(self, ready: Callable[[], None]) -> None:
-        """Follow the roster of every node that can be dialled, of those that come later too."""
+        """Follow the roster of every node that can be dialled, of those that come later too; leave those that are gone."""
         ready()
         following: dict[tuple[str, str], asyncio.Task[None]] = {}
         async with asyncio.TaskGroup() as group:
@@ -168,6 +168,9 @@ class Network:
                     following[node, address] = group.create_task(work)
                 for role, several in self._several.items():
                     several.ways = self._ways(role)
+                for left in self._callers.keys() - {node for node, _ in wanted}:
+                    self._callers.pop(left).close()
+                    del self._said[left]
                 await self._membership.changes()
 
     def _renewed(self, credentials: Credentials) -> None:
