@@ -61,6 +61,7 @@ ENVIRONMENT: Final = """\
   TETHER_ENDPOINT      unix:///path/control.sock or http://host:port
   TETHER_OUTPUT        table, json, ndjson or name
   TETHER_TIMEOUT       500ms, 10s, 2m
+  TETHER_JOIN_TOKEN    the token for cluster join, unless --token-file is given
   NO_COLOR             set: no colour           FORCE_COLOR   set: colour also off a terminal
   TERM=dumb            no colour, no progress bar
   XDG_CONFIG_HOME      where tether/cli.toml is looked for, instead of ~/.config

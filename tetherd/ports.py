@@ -394,7 +394,7 @@ class Tunnels(Protocol):
         ...
 
     def listen(self, receive: Callable[[Guest], Coroutine[Any, Any, None]]) -> Door:
-        """Open a door: ``receive`` is run for each connection, which is closed when it returns."""
+        """Open a door: ``receive`` is run for each connection, which is closed when it returns. Raises Unavailable."""
         ...
 
 

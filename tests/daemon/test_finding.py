@@ -200,6 +200,11 @@ async def test_ids_that_several_hosts_claim_are_shown(tmp_path: Path) -> None:
         assert "copied" in shown["10.0.0.9:7443"]
 
 
+async def test_an_address_that_is_none_is_nobodys(tmp_path: Path) -> None:
+    async with finding(tmp_path, Caller("a..b:7443", connected=False)) as found:
+        assert not found._is_at(PEER.node, "10.0.0.7")
+
+
 async def test_what_was_remembered_is_known_at_the_start(tmp_path: Path) -> None:
     caller = Caller(free_address(), connected=True)
     async with finding(tmp_path, caller) as found, asyncio.timeout(20):

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import time
 from hashlib import sha256
 from pathlib import Path
@@ -12,14 +13,17 @@ import pytest
 
 from tetherd.config.load import load_text
 from tetherd.config.schema import Config
-from tetherd.daemon.models import Models
+from tetherd.daemon.models import Models, admit
 from tetherd.drivers.host.clock import SystemClock
 from tetherd.drivers.identity import certificates
-from tetherd.errors import Conflict
+from tetherd.drivers.models.replicas import FileCatalog
+from tetherd.drivers.models.spared import followed
+from tetherd.errors import Conflict, PermissionDenied
 from tetherd.ports import Context
-from tetherd.types import Credentials
+from tetherd.types import Credentials, Signature
 from tetherd.wire.assignments import Site
-from tetherd.wire.messages import Commit, WatchCatalog
+from tetherd.wire.manifest import digest_of
+from tetherd.wire.messages import Catalog, Commit, FileEntry, Version, WatchCatalog
 from tetherd.wire.replication import GetHoldings, ReportHoldings
 from tetherd.wire.roster import Member
 
@@ -59,7 +63,7 @@ class Network:
         return self.mine
 
     def roles_of(self, node: str) -> Any:
-        return ("worker",) if node == "friend" else None
+        return {"friend": ("gateway", "worker"), "passer": ("gateway", "orchestrator", "relay")}.get(node)
 
     def sites(self, role: str) -> list[Site]:
         return [Site(f"tls+tcp://{role}", self._primary)]
@@ -104,6 +108,40 @@ async def test_blobs_are_served_in_a_network(tmp_path: Path) -> None:
     (duty,) = models.listeners
     running = asyncio.create_task(duty(ready.set))
     await asyncio.wait_for(ready.wait(), 10)
+    running.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await running
+    models.close()
+
+
+@pytest.mark.parametrize("node", ["stranger", "passer"])
+def test_only_who_runs_or_keeps_models_reads_their_files(node: str) -> None:
+    network = cast("Any", Network(""))
+    admit("friend", network)
+    with pytest.raises(PermissionDenied):
+        admit(node, network)
+
+
+async def test_what_it_followed_stays_when_its_own_manager_becomes_primary(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    models = made(tmp_path, Network(""))
+    files = {digest_of(data): data for data in (b"of the primary before", b"abandoned")}
+    for digest, data in files.items():
+        models._blobs.append(digest, 0, len(data), data)
+    kept, abandoned = [state / "blobs" / "sha256" / digest.removeprefix("sha256:") for digest in files]
+    models.close()
+    for path in (kept, abandoned):
+        os.utime(path, (1, 1))
+    entry = FileEntry("m.onnx", digest_of(b"of the primary before"), 1)
+    version = Version("m", 1, digest_of(b"manifest"), "onnx", Signature((), ()), 1, 0.0, [entry])
+    FileCatalog(followed(state, "f" * 64)).save(Catalog(5, [version], []))
+
+    models = made(tmp_path, Network(""))
+    running = asyncio.create_task(models.run(lambda: None))
+    async with asyncio.timeout(10):
+        while abandoned.exists():  # noqa: ASYNC110 - nobody tells that a file went
+            await asyncio.sleep(0.01)
+    assert kept.exists()
     running.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await running

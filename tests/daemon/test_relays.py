@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import resource
 from collections.abc import AsyncIterator
 from typing import Any, cast
 
@@ -150,6 +151,17 @@ async def test_without_a_relay_there_is_no_way() -> None:
         assert here.ways(FIRST) == (), "a relay is not reached through itself"
 
 
+async def test_while_no_file_is_left_there_is_no_way_either() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    async with relays(Club(WE, ONE), Asked(), {}) as here:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+        try:
+            assert here.ways(TARGET) == ()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert len(here.ways(TARGET)) == 1
+
+
 @pytest.mark.parametrize(
     ("listen", "found"),
     [
@@ -166,3 +178,18 @@ async def test_the_role_is_made_as_configured() -> None:
     settings = msgspec.structs.replace(Settings(), listen="127.0.0.1:7446", sessions=3)
     made = relay(settings, cast("Membership", Club(WE, ONE)), SystemClock())
     assert set(made.routes()) == {AwaitRelay, OpenRelay}
+
+
+async def test_waiting_can_begin_anew() -> None:
+    club, asked = Club(WE, ONE), Asked()
+    async with asyncio.timeout(5.0), relays(club, asked, SERVES) as here:
+        for _ in range(2):
+            await asked.news.acquire()
+    club.set(WE, TWO)
+    again = asyncio.create_task(here.run(lambda: None))
+    async with asyncio.timeout(5.0):
+        for _ in range(2):
+            await asked.news.acquire()
+    assert here.reachable == [SECOND], "what the first time left is gone"
+    again.cancel()
+    await asyncio.wait([again])

@@ -32,8 +32,8 @@ The attacks on the hash table, multicast and relays, by number, wherever they ar
         tests/drivers/relay/test_relay_tls.py::test_a_relay_that_changes_anything_breaks_the_connection
 106  a relay as an open proxy: refused
         tests/roles/test_relay.py::test_only_members_ask_and_only_members_are_led_to
-107  a router that forgets its mappings: a new connection, and no request fails
-        tests/lab/test_scenarios.py::test_a_router_gets_another_address_and_forgets_its_connections
+107  a router that forgets its mappings: new connections within 6 s, no request fails (routers_forget_their_connections)
+        tests/lab/test_network.py::test_a_small_network_outlives_that
 """
 
 import tracemalloc

@@ -63,7 +63,7 @@ def test_nothing_is_missed_among_two_thousand_nodes() -> None:
     never_missed(seeded(loss=0.05), size=2000, turns=40)
 
 
-def test_a_quarter_of_the_network_falls_silent_at_once() -> None:
+def test_a_third_of_the_network_falls_silent_at_once() -> None:
     world = seeded()
     alive = world.grow(60)
     world.run(WARM)

@@ -11,6 +11,7 @@ from tetherd.policy.membership import (
     RETRY,
     WARN,
     Standing,
+    authority,
     dialable,
     duties,
     find,
@@ -87,6 +88,13 @@ def test_who_is_dialled_for_a_role() -> None:
     assert hosts(roster, "orchestrator", FOUNDER.node) == [SECOND]
     assert hosts(roster, "gateway", ME.node) == []
     assert dialable(roster, ME.node) == {FOUNDER.node: ("h:1",), SECOND.node: ("h:2",)}
+
+
+def test_the_authority_is_on_the_host_that_joined_first_of_all() -> None:
+    whole = standing(SECOND, FOUNDER, member("f", "gateway", joined=0.0)).roster
+    assert authority(whole) == ME, "of two that say the same, the id decides"
+    assert authority(msgspec.structs.replace(whole, members=(SECOND, MUTE))) == MUTE, "it need not be dialled"
+    assert authority(msgspec.structs.replace(whole, members=())) is None
 
 
 def test_what_a_composition_rests_on_is_not_where_others_are_nor_which() -> None:

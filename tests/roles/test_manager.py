@@ -2,6 +2,7 @@ import asyncio
 import contextlib
 import tempfile
 import threading
+import time
 from hashlib import sha256
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from tetherd.errors import (
     VersionNotFound,
 )
 from tetherd.ports import Context
-from tetherd.roles.manager import Manager
+from tetherd.roles.manager import Limits, Manager
 from tetherd.roles.reads import MAX_CHUNK
 from tetherd.types import Digest, Signature, Tensor, TensorSpec
 from tetherd.wire.chunks import CHUNK
@@ -92,8 +93,14 @@ class World:
     def open(self) -> None:
         self.blobs = DiskBlobs(self.root / "blobs", reserve=0, now=self.clock.monotonic)
         self.ledger = SqliteLedger(self.root / "ledger.sqlite")
+        self.spared: set[Digest] = set()
         self.manager = Manager(
-            blobs=self.blobs, ledger=self.ledger, inspector=self.inspector, clock=self.clock, max_model=1 << 20
+            blobs=self.blobs,
+            ledger=self.ledger,
+            inspector=self.inspector,
+            clock=self.clock,
+            limits=Limits(1 << 20),
+            spared=lambda: self.spared,
         )
 
     def restart(self) -> None:
@@ -410,3 +417,24 @@ async def test_the_manifest_knows_every_chunk_of_a_large_file(tmp_path):
     assert [list(item.chunks) for item in found if item.digest == digest_of(data)] == [
         [sha256(piece).digest() for piece in pieces]
     ]
+
+
+async def test_what_is_spared_stays_though_no_version_needs_it(world):
+    spared = await world.upload(b"followed before")
+    await world.upload(b"abandoned")
+    world.spared = {spared}
+    world.clock.now = time.time() + 30 * 24 * 3600.0
+    await world.manager._sweep()
+    assert world.names() == {spared.removeprefix("sha256:")}
+
+
+async def test_nothing_goes_while_what_is_spared_cannot_be_read(world):
+    digest = await world.upload(b"followed before")
+
+    def unreadable() -> set[Digest]:
+        raise StorageFailed("a catalog is damaged")
+
+    world.manager._spared = unreadable
+    world.clock.now = time.time() + 30 * 24 * 3600.0
+    await world.manager._sweep()
+    assert world.names() == {digest.removeprefix("sha256:")}

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from tetherd.errors import Conflict, NotInNetwork, TetherError, Unreachable
-from tetherd.policy.membership import Standing
+from tetherd.policy.membership import PAUSE, Standing
 from tetherd.ports import Context
 from tetherd.roles.membership import LONELY, Membership
 from tetherd.testing.time import LoopClock, simulated
@@ -37,6 +37,11 @@ class Papers:
         self.failures: list[TetherError] = []
         self.renewals: list[float] = []
         self.left = False
+        self.life = 7 * DAY
+
+    def require(self) -> Standing:
+        assert self.standing is not None
+        return self.standing
 
     def load(self) -> Standing | None:
         return self.standing
@@ -71,7 +76,7 @@ class Papers:
         self.renewals.append(now)
         assert self.standing is not None
         credentials = Credentials(self.node, "", f"at {now}", "")
-        return self.stand(self.standing.roster, credentials=credentials, issued=now, expires=now + 7 * DAY)
+        return self.stand(self.standing.roster, credentials=credentials, issued=now, expires=now + self.life)
 
     def accept(self, news: SignedRoster, keys: Mapping[int, bytes]) -> Standing:
         assert self.standing is not None
@@ -366,6 +371,29 @@ async def test_a_renewal_that_fails_is_tried_again_soon() -> None:
     following.cancel()
     (when,) = worker.papers.renewals
     assert began + 3.5 * DAY < when < began + 3.5 * DAY + 300
+
+
+@simulated
+async def test_a_certificate_that_is_old_when_it_comes_is_not_asked_for_without_a_pause() -> None:
+    founder, _ = pair()
+    founder.papers.stand(founder.papers.require().roster, issued=0.0, expires=1.0)
+    founder.membership.standing = founder.papers.standing
+    founder.papers.life = 0.0
+    keeping = asyncio.create_task(founder.membership.run(lambda: None))
+    await asyncio.sleep(60)
+    keeping.cancel()
+    assert 2 < len(founder.papers.renewals) <= 60 / PAUSE + 1
+
+
+@simulated
+async def test_deeds_that_overlap_compose_anew_once() -> None:
+    _, worker = pair()
+    after = worker.papers.change(A, addresses=())
+    overlapping = asyncio.create_task(worker.membership.refresh())
+    await asyncio.sleep(0)
+    worker.membership.standing = after  # another deed got there first
+    await overlapping
+    assert worker.compositions == 0, "whoever did that has composed it anew"
 
 
 @simulated

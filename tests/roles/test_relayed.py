@@ -46,6 +46,7 @@ class FakeTunnels:
         self.connected: list[tuple[str, int]] = []
         self.guests: list[FakeGuest] = []
         self.closed = 0
+        self.full = False
         self.receive: Callable[[Guest], Coroutine[Any, Any, None]] | None = None
 
     async def connect(self, host: str, port: int) -> FakeGuest:
@@ -54,6 +55,8 @@ class FakeTunnels:
         return self.guests[-1]
 
     def listen(self, receive: Callable[[Guest], Coroutine[Any, Any, None]]) -> "FakeTunnels":
+        if self.full:
+            raise Unavailable("no file is left")
         self.receive = receive
         return self
 
@@ -209,6 +212,17 @@ async def test_services_of_a_node_have_doors_of_their_own() -> None:
     forwarder.drop(TARGET)
     forwarder.drop(TARGET)
     assert tunnels.closed == 1
+
+
+@simulated
+async def test_a_door_that_could_not_be_opened_is_opened_later() -> None:
+    tunnels = FakeTunnels()
+    forwarder = Forwarder(tunnels=tunnels, clock=LoopClock())
+    tunnels.full = True
+    with pytest.raises(Unavailable):
+        forwarder.reach(TARGET, [via("a", admitting())])
+    tunnels.full = False
+    assert forwarder.reach(TARGET, [via("a", admitting())]) == "127.0.0.1:50000"
 
 
 @pytest.mark.parametrize("how", ["refuses", "is shut", "leads nowhere"])

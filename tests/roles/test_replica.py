@@ -147,12 +147,13 @@ class Follower:
         world.shelves[node] = self.blobs
         self.carrier = Carrier(self.blobs, world.shelves)
         self.copy = FileCatalog(world.root / f"{node}.json")
+        self.spared: set[Digest] = set()
         self.world = world
         self.node = node
         self.start()
 
     def start(self) -> None:
-        store = Store(self.blobs, self.carrier, self.copy)
+        store = Store(self.blobs, self.carrier, self.copy, lambda: self.spared)
         primary = Primary(Line(self.world.origin, self.node), "founder")
         here = Here(self.node, f"{self.node}:1", self.node.upper())
         self.replica = Replica(here, store=store, primary=primary, clock=self.world.clock)
@@ -161,6 +162,19 @@ class Follower:
     async def stop(self) -> None:
         self.task.cancel()
         await asyncio.gather(self.task, return_exceptions=True)
+
+    def keep(self, data: bytes) -> Digest:
+        """Have something that was here before this host followed anybody."""
+        digest = digest_of(data)
+        self.blobs.append(digest, 0, len(data), data)
+        return digest
+
+    async def tidy_a_month_later(self) -> set[Digest]:
+        """Return what is left; nothing is in use any more."""
+        self.world.clock.skipped += 30 * 24 * 3600.0
+        self.blobs.now += 10_000
+        await self.replica._tidy()
+        return set(self.blobs._blobs)
 
     async def ask(self, request):
         context = Context(self.world.clock.monotonic() + 5)
@@ -319,12 +333,15 @@ async def test_a_primary_that_lost_its_memory_takes_nothing_from_its_followers(w
     follower = world.follower("b")
     version = world.origin.push("digits", b"model")
     await world.held_by(version, "B")
+    another = follower.keep(b"of a catalog that was lost")
+    assert (await follower.ask(WatchCatalog())).epoch > 0
     world.origin.show([], epoch=0)
 
     async def noticed() -> bool:
         return "went back" in caplog.text
 
     await world.until(noticed)
+    assert await follower.tidy_a_month_later() == {another, *world.origin.blobs}
     assert (await follower.ask(WatchCatalog())).versions == [version]
     assert follower.blobs.stat(digest_of(b"model")).complete
 
@@ -348,3 +365,49 @@ async def test_a_report_counts_for_the_node_of_the_connection_alone(world):
     assert {one.node: one.held for one in found.holders} == {"primary": [version.version], "liar": []}
     assert [one.node for one in found.holders if one.primary] == ["primary"]
     assert found.wanted == 2
+
+
+async def test_nothing_goes_before_the_primary_said_what_there_is(world):
+    world.origin.away = True
+    follower = world.follower("b")
+    mine = follower.keep(b"from when it ran alone")
+    assert await follower.tidy_a_month_later() == {mine}
+    world.origin.away = False
+    version = world.origin.push("digits", b"model")
+    await world.held_by(version, "B")
+    assert await follower.tidy_a_month_later() == set(world.origin.blobs)
+
+
+async def test_what_the_host_had_before_stays(world):
+    follower = world.follower("b")
+    mine = follower.keep(b"in the ledger of this host")
+    first, second = world.origin.push("one", b"model", b"shared"), world.origin.push("two", b"other")
+    await world.held_by(first, "B")
+    await world.held_by(second, "B")
+    follower.spared = {mine, digest_of(b"shared")}
+    follower.blobs.now += 10_000
+    world.origin.show([second])
+
+    async def gone() -> bool:
+        return digest_of(b"model") not in follower.blobs._blobs
+
+    await world.until(gone)
+    left = await follower.tidy_a_month_later()
+    assert left == {*follower.spared, second.version, digest_of(b"other"), digest_of(CONFIG)}
+
+
+async def test_a_damaged_version_is_one_that_is_not_held(world):
+    follower = world.follower("b")
+    damaged, whole = world.origin.push("one", b"model"), world.origin.push("two", b"other")
+    await world.held_by(damaged, "B")
+    await world.held_by(whole, "B")
+    await follower.stop()
+    follower.blobs._blobs[damaged.version] = b"no manifest"
+    follower.start()
+    await world.held_by(whole, "B")
+
+    async def told() -> bool:
+        return damaged.version not in follower.replica._needs and whole.version in follower.replica._needs
+
+    await world.until(told)
+    assert not follower.task.done()

@@ -39,6 +39,11 @@ def test_whoever_serves_no_models_moves_none() -> None:
         assert "worker" not in kind.ROLES
 
 
+def test_models_are_brought_by_gateways_alone() -> None:
+    for kind in (messages.PutBlob, messages.StatBlob, messages.Commit):
+        assert {"gateway"} == kind.ROLES
+
+
 def test_what_must_not_be_done_twice_is_never_repeated() -> None:
     assert not any(kind.REPEATABLE for kind in (messages.Take, messages.PutBlob, messages.MoveAlias, messages.Rollback))
 

@@ -62,6 +62,23 @@ def test_messages_travel(message: object) -> None:
     assert codec.message(codec.split(data), type(message)) == message
 
 
+@pytest.mark.parametrize(
+    "message",
+    [
+        Admission(b"", 7446),
+        Admission(bytes(33), 7446),
+        Admission(bytes(32), 0),
+        Summoned(65536, []),
+        Summoned(7446, [Summons(bytes(31), "rpc")]),
+    ],
+)
+def test_no_message_has_a_ticket_or_a_port_that_is_none(message: object) -> None:
+    codec = Codec()
+    data = b"".join(codec.encode(CALL, Header(1), message))
+    with pytest.raises(BadFrame):
+        codec.message(codec.split(data), type(message))
+
+
 def test_a_service_is_one_of_those_there_are() -> None:
     codec = Codec()
     data = b"".join(codec.encode(CALL, Header(1), OpenRelay("a" * 64, "127.0.0.1:22")))  # type: ignore[arg-type]

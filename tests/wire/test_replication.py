@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from tetherd.types import ROLES, Digest
+from tetherd.types import Digest
 from tetherd.wire.chunks import BlobSource
 from tetherd.wire.messages import Message
 from tetherd.wire.replication import Fetch, GetHoldings, HolderState, Holdings, Orders, ReportHoldings
@@ -29,8 +29,8 @@ def test_fields_that_came_later_may_be_missing() -> None:
     assert msgspec.msgpack.decode(old, type=ReportHoldings) == ReportHoldings("name", "host:1", [VERSION])
 
 
-def test_managers_report_and_every_member_may_ask() -> None:
+def test_managers_report_and_whoever_serves_models_may_ask() -> None:
     assert {"manager"} == ReportHoldings.ROLES
-    assert set(ROLES) == GetHoldings.ROLES
+    assert {"gateway", "worker", "manager"} == GetHoldings.ROLES
     assert ReportHoldings.REPLY is Orders
     assert GetHoldings.REPLY is Holdings

@@ -1,12 +1,14 @@
 """Join tokens: one text for each value, and for any other text an error that says what to do."""
 
+import contextlib
 import re
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tetherd.errors import WrongToken
+from tetherd.discovery.addresses import parse
+from tetherd.errors import InvalidInput, WrongToken
 from tetherd.wire.tokens import MAX_TEXT, JoinToken, check_address, decode, encode, network_id
 
 PIN = bytes(range(32))
@@ -99,8 +101,19 @@ def test_what_is_wrong_is_said(text: str, says: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "a", "a:0", "a:70000", "::1:80", "a b:80", "a:080", "http://a:80", "a" * 260 + ":1"]
+    "text",
+    [
+        *("", "a", "a:0", "a:70000", "::1:80", "a b:80", "a:080", "http://a:80", "a" * 260 + ":1"),
+        *("a..b:80", ".a:80", "-a:80", "a" * 64 + ":80", "[a:b]:80", "[fe80::1%eth0]:80"),
+    ],
 )
 def test_what_is_no_address(text: str) -> None:
-    with pytest.raises(WrongToken):
+    with pytest.raises(InvalidInput, match="address") as caught:
         check_address(text)
+    assert not isinstance(caught.value, WrongToken), "it need not be a token that names it"
+
+
+@given(st.from_regex(r"[a-z.:-]{1,70}:80", fullmatch=True))
+def test_what_is_one_can_be_dialled(text: str) -> None:
+    with contextlib.suppress(InvalidInput):
+        assert parse(check_address(text)).port == 80

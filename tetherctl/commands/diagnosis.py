@@ -47,7 +47,7 @@ def doctor(
     """
     session: Session = ctx.obj
     wanted = _chosen(only)
-    checks = [check for check in _examine(session, wanted) if check["name"] in wanted]
+    checks = list(_examine(session, wanted))
     counts = {state: sum(check["state"] == state for check in checks) for state in ("fail", "warn", "ok", "skip")}
     healthy = not counts["fail"] and not (strict and counts["warn"])
     summary = f"{counts['fail']} failed, {counts['warn']} warnings, {counts['ok']} ok, {counts['skip']} skipped"
@@ -111,24 +111,38 @@ def _chosen(only: str) -> tuple[str, ...]:
 
 
 def _examine(session: Session, wanted: tuple[str, ...]) -> Iterator[dict[str, Any]]:
-    """Yield the checks of this side, and those of the daemon where it can be asked."""
+    """Yield the wanted checks, those of this side first, and why the daemon's are missing where it cannot be asked."""
+    if "config" in wanted:
+        yield _configuration()
+    if not set(wanted) - {"config"}:
+        return
+    found: list[dict[str, Any]] = []
+    try:
+        socket = _answering(session)
+        if set(wanted) - {"config", "socket"}:
+            found = session.client.json("GET", "/api/v1/doctor", timeout=PATIENCE)["checks"]
+    except TetherError as error:
+        socket = _failed("socket", error)
+    if "socket" in wanted or socket["state"] == "fail":
+        yield socket
+    yield from (check for check in found if check["name"] in wanted)
+
+
+def _configuration() -> dict[str, Any]:
     try:
         load(None)
-        yield _check("config", "ok", "the daemon's configuration is valid")
     except TetherError as error:
-        yield _failed("config", error)
-    try:
-        began = time.monotonic()
-        version = session.client.json("GET", "/api/v1/status")["version"]
-        took = time.monotonic() - began
-        state, fix = ("ok", "") if version == __version__ else ("warn", "restart the daemon after an upgrade")
-        yield _check(
-            "socket", state, f"tetherd {version} answers in {span(took)}, this is tetherctl {__version__}", fix
-        )
-        if set(wanted) - {"config", "socket"}:
-            yield from session.client.json("GET", "/api/v1/doctor", timeout=PATIENCE)["checks"]
-    except TetherError as error:
-        yield _failed("socket", error)
+        return _failed("config", error)
+    return _check("config", "ok", "the daemon's configuration is valid")
+
+
+def _answering(session: Session) -> dict[str, Any]:
+    """Check that the daemon answers, in the version of this side. Raises TetherError when it does not."""
+    began = time.monotonic()
+    version = session.client.json("GET", "/api/v1/status")["version"]
+    took = time.monotonic() - began
+    state, fix = ("ok", "") if version == __version__ else ("warn", "restart the daemon after an upgrade")
+    return _check("socket", state, f"tetherd {version} answers in {span(took)}, this is tetherctl {__version__}", fix)
 
 
 def _check(name: str, state: str, detail: str, fix: str = "") -> dict[str, Any]:

@@ -9,7 +9,7 @@ from tetherd.config.units import BadValue
 SOCKET_PATH_MAX: Final = 107
 """Bytes that fit into a Unix socket address beside its closing zero."""
 
-_REACHABLE = re.compile(r"[A-Za-z0-9:][A-Za-z0-9.:_-]{0,252}")
+_NAME: Final = re.compile(r"(?=.{1,253}$)(?!-)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?")
 _NO_TLS = "TLS and keys do not exist yet, so anyone who reaches this port could use it"
 
 
@@ -62,16 +62,18 @@ def listener(text: str) -> str:
 
 def reachable(text: str) -> str:
     """Return ``text`` if it is a name or an address (IPv6 without brackets) of a host; raise BadValue otherwise."""
-    if not _REACHABLE.fullmatch(text) or wildcard(text) or (":" in text and not _is_ipv6(text)):
+    if not is_host(text) or wildcard(text):
         raise BadValue(f"{text[:80]!r} is no host that others could reach", "write a name or address, no port")
     return text
 
 
-def _is_ipv6(text: str) -> bool:
+def is_host(text: str) -> bool:
+    """Return whether ``text`` is an IP address (IPv6 without brackets and scope) or has the form of a host's name."""
     try:
-        return ipaddress.ip_address(text).version == 6
+        ipaddress.ip_address(text)
     except ValueError:
-        return False
+        return _NAME.fullmatch(text) is not None
+    return "%" not in text
 
 
 def seed(text: str) -> str:

@@ -7,9 +7,10 @@ from typing import Any, Final
 
 from tetherd import __version__
 from tetherd.config.schema import Config
+from tetherd.daemon.duties import Duty
 from tetherd.daemon.finding import diagnosis
 from tetherd.daemon.models import Models
-from tetherd.daemon.network import Duty, Network
+from tetherd.daemon.network import Network
 from tetherd.daemon.relays import relay
 from tetherd.daemon.surroundings import Sources, Surroundings
 from tetherd.drivers.discovery.diagnosis import explain

@@ -7,17 +7,18 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from ipaddress import ip_address
-from typing import Any, Final, TypeAlias
+from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from tetherd.config import addresses
 from tetherd.config.schema import Config
+from tetherd.daemon.duties import Duty
 from tetherd.daemon.mapping import Outside, endpoint
-from tetherd.discovery.addresses import Address, parse, refusal
+from tetherd.discovery.addresses import Address, parse, refusal, sift
 from tetherd.discovery.announcement import Orders, network_tag
 from tetherd.discovery.diagnosis import OUTSIDE, Counts
 from tetherd.discovery.exchange import Rules, claim
@@ -45,8 +46,6 @@ from tetherd.types import Finding as Examined
 from tetherd.wire.datagrams import Keyring
 from tetherd.wire.endpoint import Endpoint
 from tetherd.wire.signatures import KeySigner
-
-Duty: TypeAlias = Callable[[Callable[[], None]], Coroutine[Any, Any, None]]
 
 SAVE: Final[Seconds] = 5.0
 HINT: Final[Seconds] = 15.0
@@ -324,7 +323,7 @@ class Finding:
     def _is_at(self, node: str, *hosts: str) -> bool:
         """Return whether a node has told the authority of each of these addresses: a host may have several."""
         member = (self._membership.standing or self._standing).roster.member(node)
-        return {*hosts} <= {parse(text).host for text in (member.addresses if member else ())}
+        return {*hosts} <= {place.host for place in sift(member.addresses if member else (), trusted=True).accepted}
 
     async def _introduce(self, dht: Dht) -> None:
         """Tell the DHT of every address that any source gave for a node, as long as it knows few itself."""

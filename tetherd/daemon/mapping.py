@@ -2,11 +2,12 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
-from typing import Any, Final, TypeAlias
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Final
 
 from tetherd.config import addresses
 from tetherd.config.schema import Config
+from tetherd.daemon.duties import Duty
 from tetherd.discovery.addresses import Address
 from tetherd.discovery.mapping import Report, Want
 from tetherd.drivers.discovery.mapping import PortMapping, installed
@@ -15,8 +16,6 @@ from tetherd.ports import Clock
 from tetherd.roles.membership import Membership
 from tetherd.types import RoleName
 from tetherd.wire.endpoint import Endpoint
-
-Duty: TypeAlias = Callable[[Callable[[], None]], Coroutine[Any, Any, None]]
 
 _DATAGRAMS: Final = frozenset({"dht"})
 _log = logging.getLogger("tetherd.mapping")

@@ -1,11 +1,12 @@
 """What a daemon has because its host is in a network: a door for other hosts, a way to each of them, and enrolment."""
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from typing import Any, Final, TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
 
 from tetherd.config import addresses
 from tetherd.config.schema import Config
+from tetherd.daemon.duties import Duty, enduring
 from tetherd.daemon.finding import Finding
 from tetherd.daemon.relays import Relays, local
 from tetherd.discovery.addresses import plain
@@ -27,8 +28,6 @@ from tetherd.wire.messages import Ensure, GetBlob, GetFleet, GetManifest, Infer,
 from tetherd.wire.relay import Service
 from tetherd.wire.replication import GetHoldings
 from tetherd.wire.roster import Member
-
-Duty: TypeAlias = Callable[[Callable[[], None]], Coroutine[Any, Any, None]]
 
 SHARED: Final[Mapping[RoleName, frozenset[type[Request[Any]]]]] = {
     "orchestrator": frozenset({Infer, Ensure, Release, GetFleet}),
@@ -65,11 +64,11 @@ class Network:
             address = f"{TLS}{config.cluster.listen}"
             self.door = Door([address], credentials, Admission(membership.roles_of), clock)
         self.relays = Relays(membership, reach=self._reach, services=self._services(), clock=clock)
-        self.duties += [self._follow, self.relays.run]
+        self.duties += [self._follow, enduring(self.relays.run)]
         self.finding = Finding(
             config, clock, membership, callers=self._callers, relays=self.relays.ways, arrivals=self._arrivals
         )
-        self.duties += self.finding.duties
+        self.duties += map(enduring, self.finding.duties)
         membership.renewed = [self._renewed]
 
     @property
@@ -112,9 +111,9 @@ class Network:
         return self._several[role]
 
     def authority(self) -> RemoteCaller | None:
-        """Return the caller of the node that lets hosts in: the first member of all."""
-        members = sorted(self._standing.roster.members, key=lambda each: each.joined)
-        return self._callers.get(members[0].node) if members else None
+        """Return the caller of the node that lets hosts in."""
+        member = policy.authority(self._standing.roster)
+        return self._callers.get(member.node) if member else None
 
     def close(self) -> None:
         """Close the connections."""
@@ -156,7 +155,7 @@ class Network:
         return {Arrival(node, plain(host), carried.get((host, port), "")) for node, host, port in found}
 
     async def _follow(self, ready: Callable[[], None]) -> None:
-        """Follow the roster of every node that can be dialled, of those that come later too."""
+        """Follow the roster of every node that can be dialled, of those that come later too; leave those that are gone."""
         ready()
         following: dict[tuple[str, str], asyncio.Task[None]] = {}
         async with asyncio.TaskGroup() as group:
@@ -169,6 +168,9 @@ class Network:
                     following[node, address] = group.create_task(work)
                 for role, several in self._several.items():
                     several.ways = self._ways(role)
+                for left in self._callers.keys() - {node for node, _ in wanted}:
+                    self._callers.pop(left).close()
+                    del self._said[left]
                 await self._membership.changes()
 
     def _renewed(self, credentials: Credentials) -> None:

@@ -1,6 +1,7 @@
 """What a host has to do with the relays of its network: it waits at them to be reached, and reaches others by them."""
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
@@ -9,6 +10,7 @@ from tetherd.config.schema import Relay as Settings
 from tetherd.discovery import racing
 from tetherd.drivers.relay.junction import SocketJunction
 from tetherd.drivers.relay.tunnels import SocketTunnels
+from tetherd.errors import Unavailable
 from tetherd.policy import membership as policy
 from tetherd.policy.relaying import Limits
 from tetherd.ports import Caller, Clock
@@ -18,6 +20,8 @@ from tetherd.roles.relayed import Forwarder, RelayedNode, Via
 from tetherd.wire.relay import Service
 
 LOOPBACK: Final = "127.0.0.1"
+
+_log = logging.getLogger("tetherd.relay")
 
 
 def relay(settings: Settings, membership: Membership, clock: Clock) -> Relay:
@@ -83,16 +87,24 @@ class Relays:
         return {end: self._name(relay) for (relay, _), waiting in self._waiting.items() for end in waiting.carried}
 
     def ways(self, node: str, service: Service = "rpc") -> Sequence[racing.Relay]:
-        """Return the ways to a node through relays: one door on this host, which tries each relay in turn."""
+        """Return the ways to a node through relays: one door on this host, which tries each relay in turn.
+
+        None where there is no relay, or no room for a door now.
+        """
         vias = [via for via in self._vias() if via.node != node]
         if not vias:
             return ()
-        door = self._forwarder.reach(node, vias, service)
+        try:
+            door = self._forwarder.reach(node, vias, service)
+        except Unavailable as error:
+            _log.warning("no way through relays to a node: %s", error.message, extra={"peer_node": node})
+            return ()
         return (racing.Relay(self._name(self._forwarder.used(node, service) or vias[0].node), door),)
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Wait at every relay there is, until cancelled."""
         ready()
+        self._waiting.clear()
         tasks: dict[tuple[str, str], asyncio.Task[None]] = {}
         async with asyncio.TaskGroup() as group:
             while self._membership.standing is not None:

@@ -5,7 +5,6 @@ or to a port that is not a peer's. Only what the operator wrote may be a name or
 """
 
 import ipaddress
-import re
 from collections import deque
 from collections.abc import Iterable
 from itertools import islice
@@ -13,7 +12,7 @@ from typing import Final, TypeAlias
 
 import msgspec
 
-from tetherd.config.addresses import split
+from tetherd.config.addresses import is_host, split
 from tetherd.config.units import BadValue
 from tetherd.errors import InvalidInput
 from tetherd.types import Seconds
@@ -31,7 +30,6 @@ MIN_PORT: Final = 1024
 _MAX_TEXT: Final = 80
 _MAX_READ: Final = 64
 _MAX_REFUSED: Final = 16
-_NAME: Final = re.compile(r"(?=.{1,253}$)(?!-)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?")
 _METADATA: Final = frozenset(
     ipaddress.ip_address(text) for text in ("100.100.100.200", "168.63.129.16", "192.0.0.192", "fd00:ec2::254")
 )
@@ -79,10 +77,9 @@ def parse(text: str) -> Address:
         host, port = split(text)
     except BadValue as error:
         raise InvalidInput(str(error), fix='write it like "192.168.1.5:7443" or "[fd00::5]:7443"') from None
-    ip = _ip(host)
-    if ip is None and not _NAME.fullmatch(host):
+    if not is_host(host):
         raise InvalidInput(f"{host[:_MAX_TEXT]!r} is neither an IP address nor a name", fix="write an IP address")
-    return Address(host if ip is None else str(ip), port)
+    return Address(str(_ip(host) or host), port)
 
 
 def refusal(address: Address, *, trusted: bool = False, loopback: bool = False) -> str:

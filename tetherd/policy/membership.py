@@ -14,6 +14,9 @@ RETRY: Final[Seconds] = 3600.0
 SPREAD: Final[Seconds] = 10.0
 """Within how long the members of a network come for certificates under its next root."""
 
+PAUSE: Final[Seconds] = 5.0
+"""After a renewal the next one waits at least so long, whatever the certificate says that came."""
+
 FIRST_RETRY: Final[Seconds] = 15.0
 WARN: Final[Seconds] = 48 * 3600.0
 ALARM: Final[Seconds] = 12 * 3600.0
@@ -92,6 +95,11 @@ def hosts(roster: Roster, role: RoleName, me: str) -> list[Member]:
 def primary(roster: Roster) -> Member | None:
     """Return the member whose manager writes the catalog, which the other managers follow: the first that joined."""
     return next(iter(hosts(roster, "manager", "")), None)
+
+
+def authority(roster: Roster) -> Member | None:
+    """Return the member that lets hosts in: the first that joined of all."""
+    return min(roster.members, key=lambda each: (each.joined, each.node), default=None)
 
 
 def dialable(roster: Roster, me: str) -> dict[str, tuple[str, ...]]:

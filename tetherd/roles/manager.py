@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from tetherd.errors import BlobNotFound, InvalidInput, ModelNotFound, TetherError, TooLarge, VersionNotFound
 from tetherd.ports import Blobs, Clock, Context, Handler, Inspector, Ledger
@@ -39,11 +39,20 @@ _SWEEP: Final[Seconds] = 60.0
 _log = logging.getLogger("tetherd.manager")
 
 
+class Limits(NamedTuple):
+    """``max_model`` bounds the bytes of a version.
+
+    ``upload_ttl`` is how long an upload, or a blob that no version came to need, is kept for its continuation.
+    """
+
+    max_model: int = 8 << 30
+    upload_ttl: Seconds = 7 * 24 * 3600.0
+
+
 class Manager:
     """The manager role: blobs, versions and aliases of one host.
 
-    ``max_model`` bounds the bytes of a version. ``upload_ttl`` is how long an upload, or a blob that no version came
-    to need, is kept for its continuation.
+    ``spared`` (blocking): the blobs that stay though no version here needs them.
     """
 
     def __init__(
@@ -53,15 +62,15 @@ class Manager:
         ledger: Ledger,
         inspector: Inspector,
         clock: Clock,
-        max_model: int = 8 << 30,
-        upload_ttl: Seconds = 7 * 24 * 3600.0,
+        limits: Limits = Limits(),  # noqa: B008 - immutable
+        spared: Callable[[], set[Digest]] = set,
     ) -> None:
         self._blobs = blobs
         self._ledger = ledger
         self._inspector = inspector
         self._clock = clock
-        self._max_model = max_model
-        self._upload_ttl = upload_ttl
+        self._max_model, self._upload_ttl = limits
+        self._spared = spared
         self._reads = Reads(blobs, clock, ledger.catalog())
         self._books = ThreadPoolExecutor(1, "manager-books")  # one thread: changes happen one after the other
         self._doomed: set[Digest] = set()
@@ -241,4 +250,5 @@ class Manager:
             _log.warning("could not remove the files of removed versions: %s", error.message)
 
     async def _needed(self) -> set[Digest]:
-        return await asyncio.get_running_loop().run_in_executor(self._books, self._ledger.references)
+        spared = await self._reads.on_disk(self._spared)
+        return spared | await asyncio.get_running_loop().run_in_executor(self._books, self._ledger.references)

@@ -222,10 +222,10 @@ class Membership:
 
     async def _take(self, deed: Callable[..., Standing], *arguments: Any, **values: Any) -> Standing:
         """Do something that changes the standing, and let everybody know."""
-        before, rests_on = self.standing, self._foundations()
         after = await asyncio.to_thread(deed, *arguments, **values)
         if self.standing is not None and after.roster.epoch < self.standing.roster.epoch:
             return self.standing  # another deed overtook this one
+        before, rests_on = self.standing, self._foundations()  # as they are now: another deed may have come between
         self.standing = after
         self._changed.set()
         self._changed = asyncio.Event()
@@ -297,6 +297,7 @@ class Membership:
             renewed = await self._take(self._papers.renew)
             self._alone = self._clock.monotonic() + policy.RETRY
             _log.info("renewed this node's certificate", extra={"expires": renewed.expires})
+            await asyncio.sleep(policy.PAUSE)
             return 0
         except Revoked as error:
             _log.error("%s", error.message)

@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 
 from tetherd.errors import TetherError, Unreachable
-from tetherd.ports import Caller, Clock, Door, Guest, Tunnels
+from tetherd.ports import Caller, Clock, Guest, Tunnels
 from tetherd.types import Seconds
 from tetherd.wire.relay import AwaitRelay, OpenRelay, Service, Summons, Way, preface
 
@@ -106,13 +106,12 @@ class Forwarder:
 
         The address is the same each time for one node and service, for the life of this process; asking again replaces
         the relays. It speaks TLS as that node: whoever dials it names the node, not the address, as its peer.
+        Raises Unavailable while this host has no room for a listener.
         """
         route = self._routes.get((target, service))
         if route is None:
-            route = self._routes[target, service] = _Route(target, service, self._clock)
-            route.door = self._tunnels.listen(route.receive)
+            route = self._routes[target, service] = _Route(target, service, self._tunnels, self._clock)
         route.vias = list(vias)
-        assert route.door is not None
         return route.door.address
 
     def used(self, target: str, service: Service = "rpc") -> str:
@@ -121,9 +120,8 @@ class Forwarder:
         return route.used if route else ""
 
     def drop(self, target: str, service: Service = "rpc") -> None:
-        """Give an address up, because the node is dialled directly now or is no member any more."""
+        """Give an address up, and end the connections that came by it."""
         if route := self._routes.pop((target, service), None):
-            assert route.door is not None
             route.door.close()
 
     def close(self) -> None:
@@ -135,13 +133,13 @@ class Forwarder:
 class _Route:
     """One address of the forwarder. A relay that brought nothing is asked last the next time."""
 
-    def __init__(self, target: str, service: Service, clock: Clock) -> None:
+    def __init__(self, target: str, service: Service, tunnels: Tunnels, clock: Clock) -> None:
         self._target = target
         self._service = service
         self._clock = clock
         self.vias: list[Via] = []
-        self.door: Door | None = None
         self.used = ""
+        self.door = tunnels.listen(self.receive)
 
     async def receive(self, guest: Guest) -> None:
         for via in tuple(self.vias):

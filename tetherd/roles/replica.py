@@ -40,11 +40,15 @@ _log = logging.getLogger("tetherd.replica")
 
 
 class Store(NamedTuple):
-    """What a copy is made of: the blobs, what brings them, and the catalog that says what they are."""
+    """What a copy is made of: the blobs, what brings them, and the catalog that says what they are.
+
+    ``spared`` (blocking): the blobs that stay though the catalog does not name them, since this host had them before.
+    """
 
     blobs: Blobs
     fetcher: Fetcher
     catalog: CatalogCopy
+    spared: Callable[[], set[Digest]] = set
 
 
 class Primary(NamedTuple):
@@ -64,13 +68,14 @@ class Replica:
         self, here: Here, *, store: Store, primary: Primary, clock: Clock, keep: Seconds = 7 * 24 * 3600.0
     ) -> None:
         self._here = here
-        self._blobs, self._fetcher, self._copy = store
+        self._blobs, self._fetcher, self._copy, self._spared = store
         self._primary, self._primary_name = primary
         self._clock = clock
         self._keep = keep
         self._reads = Reads(store.blobs, clock, store.catalog.load() or Catalog(0, [], []))
         self._needs: dict[Digest, set[Digest]] = {}  # of each version that is held: its manifest and its blobs
         self._doomed: set[Digest] = set()
+        self._current = False  # whether the primary said that its catalog is the one that is here
         self._fetching: Digest | None = None
         self._failing: set[Digest] = set()
         self._orders: dict[Digest, Fetch] = {}
@@ -120,6 +125,7 @@ class Replica:
             mine = self._reads.catalog.epoch
             try:
                 catalog = await self._primary.call(WatchCatalog(mine), deadline=self._clock.monotonic() + _PARK)
+                self._current = catalog == self._reads.catalog
                 if catalog.epoch > mine:
                     await self._accept(catalog)
                 elif catalog.epoch < mine:
@@ -131,11 +137,12 @@ class Replica:
     async def _accept(self, catalog: Catalog) -> None:
         await self._reads.on_disk(self._copy.save, catalog)
         self._reads.publish(catalog)
-        before = set[Digest]().union(*self._needs.values())
+        self._current = True
+        named = {version.version for version in catalog.versions}
+        self._doomed = self._doomed.union(*(needs for version, needs in self._needs.items() if version not in named))
         await self._look()
-        self._doomed |= before - self._kept()
-        await self._reap()
         self._news.set()
+        await self._reap()
 
     async def _distrust(self, catalog: Catalog) -> None:
         """Keep what is here: a primary that knows less than its follower has lost something."""
@@ -209,31 +216,45 @@ class Replica:
     def _find(self) -> dict[Digest, set[Digest]]:
         found: dict[Digest, set[Digest]] = {}
         for version in {version.version for version in self._reads.catalog.versions}:
-            if self._blobs.stat(version).complete:
-                manifest, _ = self._blobs.read(version, 0, MAX_MANIFEST)
-                needed = {blob.digest for blob in parse(manifest).blobs()}
+            try:
+                needed = self._needed(version)
                 if all(self._blobs.stat(digest).complete for digest in needed):
-                    found[version] = {version, *needed}
+                    found[version] = needed
+            except TetherError as error:
+                _log.warning("a version cannot be read", extra={"version": version, "reason": error.message})
         return found
 
-    def _kept(self) -> set[Digest]:
-        """Return every blob that a version of the catalog needs, as far as that is known here."""
+    def _needed(self, version: Digest) -> set[Digest]:
+        """Return the blobs of a version; its manifest alone where that is not here."""
+        if not self._blobs.stat(version).complete:
+            return {version}
+        manifest, _ = self._blobs.read(version, 0, MAX_MANIFEST)
+        return {version, *(blob.digest for blob in parse(manifest).blobs())}
+
+    async def _kept(self) -> set[Digest]:
+        """Return every blob that a version of the catalog needs, as far as that is known here, and what is spared."""
+        spared = await self._reads.on_disk(self._spared)
         listed = {file.digest for version in self._reads.catalog.versions for file in version.files}
         known = {version.version for version in self._reads.catalog.versions}
-        return listed.union(known, *self._needs.values())
+        return spared.union(listed, known, *self._needs.values())
 
     async def _reap(self) -> None:
         """Remove what only versions needed that are gone; what is in use stays for the next time."""
-        doomed = self._doomed - self._kept()
+        doomed = self._doomed - await self._kept()
         self._doomed = await self._reads.on_disk(self._blobs.discard, doomed)
 
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(_SWEEP)
-            try:
-                await self._look()
-                await self._reap()
-                kept = self._kept()
+            await self._tidy()
+
+    async def _tidy(self) -> None:
+        """Remove what nobody needs, once the primary said what that is."""
+        try:
+            await self._look()
+            await self._reap()
+            if self._current:
+                kept = await self._kept()
                 await self._reads.on_disk(self._blobs.expire, kept, self._clock.wall() - self._keep)
-            except TetherError as error:
-                _log.warning("could not look after the copies", extra={"reason": error.message})
+        except TetherError as error:
+            _log.warning("could not look after the copies", extra={"reason": error.message})

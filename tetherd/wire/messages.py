@@ -391,7 +391,7 @@ class StatBlob(Request[BlobState]):
 
     METHOD = "blob.stat"
     REPLY = BlobState
-    ROLES = frozenset({"gateway", "manager"})
+    ROLES = frozenset({"gateway"})
     REPEATABLE = True
     digest: Digest
 
@@ -405,7 +405,7 @@ class PutBlob(Request[BlobState]):
 
     METHOD = "blob.put"
     REPLY = BlobState
-    ROLES = frozenset({"gateway", "manager"})
+    ROLES = frozenset({"gateway"})
     digest: Digest
     offset: int
     size: int
@@ -439,7 +439,7 @@ class Commit(Request[Version]):
 
     METHOD = "model.commit"
     REPLY = Version
-    ROLES = frozenset({"gateway", "manager"})
+    ROLES = frozenset({"gateway"})
     REPEATABLE = True
     ONCE = True
     model: str

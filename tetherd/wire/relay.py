@@ -7,9 +7,10 @@ the nodes speak TLS with each other through it. Tickets travel to their owners o
 seconds. Whoever steals one on its way to the port gains a connection to a listener that demands a certificate.
 """
 
-from typing import Final, Literal, TypeAlias
+from typing import Annotated, Final, Literal, TypeAlias
 
 import msgspec
+from msgspec import Meta
 
 from tetherd.errors import BadFrame
 from tetherd.types import ROLES
@@ -21,14 +22,17 @@ Service: TypeAlias = Literal["rpc", "bulk"]
 TICKET_SIZE: Final = 32
 PREFACE_SIZE: Final = 40
 
+Ticket: TypeAlias = Annotated[bytes, Meta(min_length=TICKET_SIZE, max_length=TICKET_SIZE)]
+Port: TypeAlias = Annotated[int, Meta(ge=1, le=65535)]
+
 _START: Final = b"TTHS\x01\x00\x00\x00"  # the name, the version, and zeros that a later version may give a meaning
 
 
 class Admission(Message):
     """The reply to OpenRelay: the caller's ticket, and the port on the relay's host to bring it to."""
 
-    ticket: bytes
-    port: int
+    ticket: Ticket
+    port: Port
 
 
 class OpenRelay(Request[Admission]):
@@ -48,14 +52,14 @@ class OpenRelay(Request[Admission]):
 class Summons(Message):
     """Somebody wants a service of the node that waits: connect it, and bring this ticket to the relay."""
 
-    ticket: bytes
+    ticket: Ticket
     service: Service
 
 
 class Summoned(Message):
     """The reply to AwaitRelay: who wants the node (nobody: ask again), and the port to bring the tickets to."""
 
-    port: int
+    port: Port
     summons: list[Summons]
 
 

@@ -1,6 +1,6 @@
 """What managers say to each other about who holds which version: followers report, the primary says what to fetch."""
 
-from tetherd.types import ROLES, Digest
+from tetherd.types import Digest
 from tetherd.wire.chunks import BlobSource
 from tetherd.wire.messages import Message, Request
 
@@ -55,10 +55,10 @@ class Holdings(Message):
 
 
 class GetHoldings(Request[Holdings]):
-    """Ask who holds these versions; none named = every version."""
+    """Ask who holds these versions; none named = every version. A manager that follows passes it on."""
 
     METHOD = "holdings.get"
     REPLY = Holdings
-    ROLES = frozenset(ROLES)
+    ROLES = frozenset({"gateway", "worker", "manager"})
     REPEATABLE = True
     versions: tuple[Digest, ...] = ()

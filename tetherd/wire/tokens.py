@@ -6,9 +6,9 @@ from typing import Final
 
 import msgspec
 
-from tetherd.config.addresses import split
+from tetherd.config.addresses import is_host, split
 from tetherd.config.units import BadValue
-from tetherd.errors import WrongToken
+from tetherd.errors import InvalidInput, WrongToken
 
 PREFIX: Final = "tthj1"
 MAX_TEXT: Final = 2048
@@ -18,10 +18,10 @@ SECRET_BYTES: Final = 16
 ID_BYTES: Final = 5
 
 _NETWORK = re.compile(r"[0-9a-f]{16}")
-_HOST = re.compile(r"[A-Za-z0-9:][A-Za-z0-9.:_-]*")
 _BASE32 = re.compile(r"[a-z2-7]+")
 _PARTS: Final = ("prefix", "network id", "root key", "token id", "secret", "addresses")
 _AGAIN: Final = "copy the whole line that tetherctl cluster token printed, or make a new token"
+_ADDRESS: Final = "write it as HOST:PORT"
 
 
 class JoinToken(msgspec.Struct, frozen=True):
@@ -99,18 +99,19 @@ def _addresses(text: str) -> tuple[str, ...]:
     found = tuple(text.split(","))
     if len(found) > MAX_ADDRESSES:
         raise WrongToken(f"a join token names at most {MAX_ADDRESSES} addresses", fix=_AGAIN)
-    for address in found:
-        check_address(address)
-    return found
+    try:
+        return tuple(map(check_address, found))
+    except InvalidInput as error:
+        raise WrongToken(f"the join token is damaged: {error.message}", fix=_AGAIN) from None
 
 
 def check_address(text: str) -> str:
-    """Return ``text`` if it is HOST:PORT that a token or a member record can carry; raise WrongToken otherwise."""
+    """Return ``text`` if it is HOST:PORT that a token or a member record can carry; raise InvalidInput otherwise."""
     try:
         host, port = split(text)
     except BadValue as error:
-        raise WrongToken(f"the join token is damaged: {error}", fix=_AGAIN) from None
-    plain = _HOST.fullmatch(host) and str(port) == text.rpartition(":")[2]
+        raise InvalidInput(f"{text[:80]!r} is no address: {error}", fix=_ADDRESS) from None
+    plain = is_host(host) and str(port) == text.rpartition(":")[2]
     if not plain or len(text) > MAX_ADDRESS:
-        raise WrongToken(f"the join token is damaged: {text[:80]!r} is no address", fix=_AGAIN)
+        raise InvalidInput(f"{text[:80]!r} is no address", fix=_ADDRESS)
     return text

@@ -305,6 +305,74 @@ def test_another_root_takes_over_step_by_step(home: NetworkAuthority, folder: Pa
     again.close()
 
 
+def test_the_issuing_certificate_is_renewed_for_as_long_as_the_root_lasts(folder: Path) -> None:
+    home, key, half = NetworkAuthority(folder, ENROL), certificates.new_key(), certificates.ISSUING_LIFE / 2
+    home.join(request(invite(home), key), LEAF, NOW)
+    pinned, network, now = parse(home.roots), read(home).network, NOW
+    former, epoch = home.roster().signer, read(home).epoch
+    for step in range(1, 18):
+        now = NOW + step * (half + DAY)
+        home.retire(now)
+        roster = verify(home.roster(), pinned, network)
+        assert home.roster().signer != former
+        assert roster.epoch > epoch
+        former, epoch = home.roster().signer, roster.epoch
+        certificate = leaf(home.enlist(spki_of(key.public_key()), roster.members[0], now))
+        assert certificate.not_valid_after_utc.timestamp() == now + LEAF_LIFE
+        assert home.roster().signer == former, "and not more often"
+        home.close()
+        home = NetworkAuthority(folder, ENROL)
+    home.close()
+
+
+def test_an_authority_that_slept_for_years_wakes_up(home: NetworkAuthority) -> None:
+    pinned, network, late = parse(home.roots), read(home).network, NOW + 3 * certificates.ISSUING_LIFE
+    home.rekey([], late, force=False)
+    assert verify(home.roster(), pinned, network).issued == late
+
+
+def test_an_authority_whose_root_ran_out_says_so_and_can_get_another(home: NetworkAuthority) -> None:
+    token, key = invite(home), certificates.new_key()
+    home.join(request(token, key), LEAF, NOW)
+    late, me = NOW + certificates.ROOT_LIFE + DAY, read(home).members[0]
+    with pytest.raises(Conflict, match="ran out") as caught:
+        home.enlist(spki_of(key.public_key()), me, late)
+    assert "ca rotate" in caught.value.fix
+    home.rotate([], late, force=True)
+    home.rotate([], late, force=True)
+    certificate = leaf(home.enlist(spki_of(key.public_key()), me, late))
+    assert certificate.not_valid_after_utc.timestamp() == late + LEAF_LIFE
+
+
+@pytest.mark.parametrize("owner", [MemberLedger, durable])
+def test_a_crash_while_the_issuing_certificate_is_renewed_is_gone_over(
+    folder: Path, owner: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: object) -> None:
+        raise Crash
+
+    late = NOW + certificates.ISSUING_LIFE
+    home = NetworkAuthority(folder, ENROL)
+    pinned, network = parse(home.roots), read(home).network
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, "reissue" if owner is MemberLedger else "write", failing)
+        with pytest.raises(Crash):
+            home.retire(late)
+    home.close()
+    home = NetworkAuthority(folder, ENROL)
+    home.retire(late + 1)
+    assert verify(home.roster(), pinned, network).issued == late + 1
+    home.close()
+
+
+def test_the_founder_is_where_it_says_now(home: NetworkAuthority) -> None:
+    spki = spki_of(certificates.new_key().public_key())
+    me = Member(node="f" * 64, name="a", roles=("manager",), addresses=("192.0.2.1:7443",))
+    home.enlist(spki, me, NOW)
+    home.enlist(spki, msgspec.structs.replace(me, addresses=("192.0.2.2:7443",)), NOW)
+    assert read(home).members[0].addresses == ("192.0.2.2:7443",)
+
+
 def test_the_way_from_former_roots_to_the_present_one_stays(folder: Path) -> None:
     pins: list[bytes] = []
     for _ in range(roots.REMEMBERED + 2):

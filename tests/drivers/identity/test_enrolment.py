@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import serialization
 
 from tetherd.drivers.host.clock import SystemClock
 from tetherd.drivers.identity import authority as authorities
-from tetherd.drivers.identity import certificates, enrolment, joining
+from tetherd.drivers.identity import certificates, enrolment, joining, mutual
 from tetherd.drivers.identity.authority import NetworkAuthority
 from tetherd.drivers.identity.enrolment import EnrolmentServer, Failures
 from tetherd.drivers.identity.joining import Applicant
@@ -107,16 +107,40 @@ async def network(tmp_path: Path) -> AsyncIterator[Network]:
 class Host:
     """A host that wants to join."""
 
-    def __init__(self, *, skew: float = 0.0) -> None:
+    def __init__(self, *, skew: float = 0.0, patience: float = joining.TIMEOUT) -> None:
         self.key = certificates.new_key()
         self.node = key_digest(self.key.public_key()).hex()
-        self.applicant = Applicant(self.key, "w-1", ("192.0.2.7:7443",), lambda: CLOCK.wall() + skew)
+        self.applicant = Applicant(self.key, "w-1", ("192.0.2.7:7443",), lambda: CLOCK.wall() + skew, patience)
 
     async def join(self, token: JoinToken) -> tuple[Admission, str]:
         return await asyncio.to_thread(self.applicant.join, token)
 
     async def renew(self, network: str, addresses: Sequence[str], roots: str) -> tuple[Admission, str]:
         return await asyncio.to_thread(self.applicant.renew, network, addresses, roots)
+
+
+REFUSAL = b'HTTP/1.1 403 Forbidden\r\nContent-Length: 34\r\n\r\n{"code": "revoked", "error": "no"}'
+
+
+@contextlib.asynccontextmanager
+async def answering(shown: Network, parts: list[bytes], *, pause: float) -> AsyncIterator[str]:
+    """Answer every request with ``parts``, ``pause`` seconds apart, showing the certificate of a network's founder."""
+
+    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            for part in parts:
+                writer.write(part)
+                await writer.drain()
+                await asyncio.sleep(pause)
+        writer.close()
+
+    context = mutual.listening(shown.credentials)
+    context.verify_mode = ssl.CERT_NONE
+    server = await asyncio.start_server(answer, "127.0.0.1", 0, ssl=context)
+    try:
+        yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    finally:
+        server.close()
 
 
 async def test_a_host_joins_and_renews(network: Network) -> None:
@@ -254,6 +278,43 @@ async def test_the_next_address_is_tried(network: Network) -> None:
     await Host().join(msgspec.structs.replace(token, addresses=(nobody, *token.addresses)))
     with pytest.raises(Unreachable, match=nobody):
         await Host().join(msgspec.structs.replace(token, addresses=(nobody,)))
+
+
+async def test_who_answers_falsely_at_one_address_does_not_keep_a_host_from_the_next(
+    network: Network, tmp_path: Path
+) -> None:
+    async with Network(tmp_path / "b").running() as other, answering(other, [REFUSAL], pause=0.0) as refusing:
+        token, host = network.invite(), Host()
+        false = (other.address, refusing)
+        await host.join(msgspec.structs.replace(token, addresses=(*false, network.address)))
+        await host.renew(token.network, [*false, network.address], network.roots)
+        assert other.admitted == 0
+        nobody = f"127.0.0.1:{free_port()}"
+        with pytest.raises(PinMismatch, match="root key"):
+            await host.join(msgspec.structs.replace(token, addresses=(nobody, other.address, refusing, nobody)))
+        with pytest.raises(Unreachable, match="of which network"):
+            await host.join(msgspec.structs.replace(token, addresses=(refusing,)))
+
+
+async def test_what_is_refused_at_one_address_is_not_asked_at_the_next(network: Network) -> None:
+    token = msgspec.structs.replace(network.invite(), secret=b"\0" * 16)
+    for _ in range(enrolment.FAILURES):
+        with pytest.raises(WrongToken):
+            await Host().join(msgspec.structs.replace(token, addresses=token.addresses * 3))
+
+
+@pytest.mark.parametrize(
+    ("parts", "pause", "words"),
+    [([b"H"] * 100, 0.1, "timed out|too long to answer"), ([b"x" * 65536] * 1000, 0.0, "is too long")],
+)
+async def test_an_answer_that_does_not_end_is_not_waited_for(
+    network: Network, parts: list[bytes], pause: float, words: str
+) -> None:
+    head = [b"HTTP/1.1 200 OK\r\n\r\n"] if not pause else []
+    host = Host(patience=10.0 if not pause else 0.5)
+    async with answering(network, head + parts, pause=pause) as address:
+        with pytest.raises(Unreachable, match=words):
+            await host.join(msgspec.structs.replace(network.invite(), addresses=(address,)))
 
 
 async def test_an_answer_for_another_host_is_not_believed(network: Network) -> None:

@@ -290,3 +290,14 @@ def test_who_has_no_certificate_under_the_next_root(ledger: MemberLedger) -> Non
     ledger.issued("a" * 64, 9.0, 2)
     ledger.change("b" * 64, 2.0, revoked=2.0)
     assert ledger.behind(2) == ["c" * 64]
+
+
+def test_whoever_joins_later_is_later_whatever_the_clock_says(ledger: MemberLedger) -> None:
+    ledger.enlist(msgspec.structs.replace(as_member("a" * 64), joined=1000.0), 1000.0)
+    joined = [1000.0]
+    for number, now in enumerate((500.0, 500.0, 2000.0)):
+        token = bytes([number])
+        ledger.invite(Invitation(token, b"", ("worker",), 9000.0), now)
+        joined.append(ledger.admit(token, as_member(f"{number}" * 64), now).joined)
+    assert joined == sorted(set(joined))
+    assert joined[-1] == 2000.0

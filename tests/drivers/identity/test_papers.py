@@ -5,6 +5,7 @@ import contextlib
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +17,7 @@ from tetherd.drivers.identity.papers import DiskPapers
 from tetherd.errors import BadRoster, Conflict, Forbidden, InUse, NodeNotFound, NotInNetwork, Revoked, Unreachable
 from tetherd.policy.membership import Standing
 from tetherd.types import RoleName
+from tetherd.wire.enrolment import Admission
 
 CLOCK = SystemClock()
 
@@ -29,6 +31,24 @@ def free_port() -> int:
 
 def papers(folder: Path, name: str, port: int = 1, at: str = "127.0.0.1:7443") -> DiskPapers:
     return DiskPapers(folder / name, name, addresses=(at,) * 9, enrol=(f"127.0.0.1:{port}",), clock=CLOCK)
+
+
+class Crash(BaseException):
+    """The power is gone."""
+
+
+def crash_at(step: int, patch: pytest.MonkeyPatch) -> None:
+    """Have the power go after so many writes."""
+    left = [step]
+    real = durable.write
+
+    def failing(path: Path, data: bytes) -> None:
+        if left[0] == 0:
+            raise Crash
+        left[0] -= 1
+        real(path, data)
+
+    patch.setattr(durable, "write", failing)
 
 
 class Founder:
@@ -199,20 +219,8 @@ async def test_a_key_is_not_lost_by_a_crash_while_it_is_taken_over(
     founder.papers.rekey([], force=False)
     news = founder.papers.retire()
 
-    class Crash(BaseException):
-        """The power is gone."""
-
-    left = [step]
-    real = durable.write
-
-    def failing(path: Path, data: bytes) -> None:
-        if left[0] == 0:
-            raise Crash
-        left[0] -= 1
-        real(path, data)
-
     with monkeypatch.context() as patch:
-        patch.setattr(durable, "write", failing)
+        crash_at(step, patch)
         with pytest.raises(Crash):
             host.accept(news.signed, news.keys)
     again = papers(tmp_path, "b")
@@ -221,6 +229,68 @@ async def test_a_key_is_not_lost_by_a_crash_while_it_is_taken_over(
     if standing.roster.epoch == news.roster.epoch:
         assert standing.keys == news.keys, "nobody says the keys of this list again"
     assert again.accept(news.signed, news.keys).keys == news.keys
+
+
+@pytest.mark.parametrize("step", range(5))
+async def test_a_key_is_not_lost_by_a_crash_while_a_renewal_brings_it(
+    founder: Founder, tmp_path: Path, step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = papers(tmp_path, "b")
+    await founder.join(host)
+    founder.papers.rekey([], force=False)
+    news = founder.papers.retire()
+    async with founder.open():
+        with monkeypatch.context() as patch:
+            crash_at(step, patch)
+            with contextlib.suppress(Crash):
+                await asyncio.to_thread(host.renew)
+    again = papers(tmp_path, "b")
+    standing = again.load()
+    assert standing is not None
+    if standing.roster.epoch == news.roster.epoch:
+        assert standing.keys == news.keys, "nobody says the keys of this list again"
+    assert again.accept(news.signed, news.keys).keys == news.keys
+
+
+@pytest.mark.parametrize("step", range(3))
+async def test_a_root_is_not_lost_by_a_crash_while_it_is_announced(
+    founder: Founder, tmp_path: Path, step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = papers(tmp_path, "b")
+    await founder.join(host)
+    announced = founder.papers.rotate([], force=True)
+    with monkeypatch.context() as patch:
+        crash_at(step, patch)
+        with contextlib.suppress(Crash):
+            host.accept(announced.signed, announced.keys)
+    standing = papers(tmp_path, "b").load()
+    assert standing is not None
+    if standing.roster.epoch == announced.roster.epoch:
+        assert standing.credentials.roots_pem == "".join(announced.roster.roots)
+
+
+async def test_who_is_sent_away_while_it_renews_learns_that_at_once(founder: Founder, tmp_path: Path) -> None:
+    host = papers(tmp_path, "b")
+    joined = await founder.join(host)
+    authority = founder.papers.authority
+    assert authority is not None
+    real, heard = authority.renew, []
+
+    def slow(*asked: Any) -> Admission:
+        admission = real(*asked)
+        news = founder.papers.change(joined.node, revoked=CLOCK.wall())
+        heard.append(host.accept(news.signed, {}))  # while the host waits for this answer
+        return admission
+
+    authority.renew = slow  # type: ignore[method-assign]
+    async with founder.open():
+        standing = await asyncio.to_thread(host.renew)
+    assert standing.me is None, "what came is older than what is held"
+    assert standing.roster == heard[0].roster
+    assert standing.credentials.chain_pem != joined.credentials.chain_pem
+    kept = papers(tmp_path, "b").load()
+    assert kept is not None
+    assert (kept.roster, kept.credentials) == (standing.roster, standing.credentials)
 
 
 async def test_a_revoked_node_knows_and_cannot_renew(founder: Founder, tmp_path: Path) -> None:
@@ -247,23 +317,11 @@ async def test_a_host_that_was_away_while_the_root_changed_comes_back(
         founder.papers.rotate(["b"], force=True)
     founder.standing = founder.papers.renew()
 
-    class Crash(BaseException):
-        """The power is gone."""
-
-    left = [step]
-    real = durable.write
-
-    def failing(path: Path, data: bytes) -> None:
-        if left[0] == 0:
-            raise Crash
-        left[0] -= 1
-        real(path, data)
-
     host = papers(tmp_path, "b")
     host.load()
     async with founder.open():
         with monkeypatch.context() as patch:
-            patch.setattr(durable, "write", failing)
+            crash_at(step, patch)
             with contextlib.suppress(Crash):
                 await asyncio.to_thread(host.renew)
         again = papers(tmp_path, "b")

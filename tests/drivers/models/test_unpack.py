@@ -1,3 +1,4 @@
+import errno
 import os
 import shutil
 import threading
@@ -9,7 +10,15 @@ import pytest
 
 from tetherd.drivers.models.origins import PIECE, ManagerOrigin
 from tetherd.drivers.models.unpack import prune, unpack
-from tetherd.errors import DigestMismatch, ModelInvalid, StorageFull, TetherError, Unavailable, VersionNotFound
+from tetherd.errors import (
+    DigestMismatch,
+    ModelInvalid,
+    StorageFailed,
+    StorageFull,
+    TetherError,
+    Unavailable,
+    VersionNotFound,
+)
 from tetherd.types import Digest, Signature, Tensor, TensorSpec
 from tetherd.wire.chunks import Blob
 from tetherd.wire.manifest import Config, build, digest_of, encode_config
@@ -204,8 +213,21 @@ def test_runners_of_one_version_fetch_it_once_between_them(tmp_path: Path) -> No
 def test_a_cache_that_cannot_be_written_is_a_clear_error(tmp_path: Path) -> None:
     manager = Manager()
     (tmp_path / "versions").write_text("in the way")
-    with pytest.raises(StorageFull, match="cannot unpack"):
+    with pytest.raises(StorageFailed, match="cannot unpack") as caught:
         unpack(manager.version, tmp_path, ManagerOrigin(manager.call))
+    assert "permissions" in caught.value.fix
+
+
+@pytest.mark.parametrize("reason", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_told_from_a_broken_one(tmp_path: Path, reason: int) -> None:
+    def fill(_: GetBlob) -> None:
+        raise OSError(reason, os.strerror(reason))
+
+    manager = Manager()
+    manager.hook = lambda request: None if request.digest == manager.config else fill(request)
+    with pytest.raises(StorageFull, match="cannot unpack") as caught:
+        unpack(manager.version, tmp_path, ManagerOrigin(manager.call))
+    assert "make room" in caught.value.fix
 
 
 def test_pruning_keeps_what_was_used_last(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import resource
 import socket
 from collections.abc import Iterator
 
@@ -10,7 +11,7 @@ from plain import Peer, free_port, peers, serving
 
 from tetherd.drivers.relay import tunnels as module
 from tetherd.drivers.relay.tunnels import SocketTunnels
-from tetherd.errors import Unreachable
+from tetherd.errors import Unavailable, Unreachable
 from tetherd.ports import Door, Guest
 from tetherd.wire.relay import PREFACE_SIZE, Way, preface
 
@@ -88,6 +89,20 @@ async def test_a_closed_door_is_closed_and_so_is_what_went_through() -> None:
         assert await peer.closed()
         with pytest.raises(ConnectionRefusedError):
             await dial(port_of(door))
+
+
+async def test_without_files_no_door_opens() -> None:
+    async def receive(_: Guest) -> None:
+        pytest.fail("nobody can have come")
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        with pytest.raises(Unavailable, match="open files") as caught:
+            SocketTunnels().listen(receive)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert "ulimit" in caught.value.fix
 
 
 async def test_doors_are_not_for_crowds(monkeypatch: pytest.MonkeyPatch) -> None:

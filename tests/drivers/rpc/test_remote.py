@@ -6,10 +6,12 @@ import time
 from pathlib import Path
 
 import pytest
+from certificates import home
 from desks import MAX, Desk, blob, calling, free_port, manifest, serving, silence, soon, tensor, within
 
 from tetherd.drivers.host.clock import SystemClock
 from tetherd.drivers.rpc import nng
+from tetherd.drivers.rpc.nng import Secret
 from tetherd.drivers.rpc.remote import RemoteCaller
 from tetherd.drivers.rpc.server import Server
 from tetherd.errors import (
@@ -177,3 +179,18 @@ async def test_a_worker_with_two_questions_parked_can_still_call(ipc: str) -> No
             with pytest.raises(Unimplemented):
                 await caller.call(NextCommands("w"), deadline=soon())
             parked.cancel()
+
+
+async def test_why_a_node_cannot_be_reached_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    node = home().node()
+    secret = Secret(node, "7" * 64)
+    address = f"tls+tcp://127.0.0.1:{free_port()}"
+    caller = RemoteCaller(address, clock=SystemClock(), max_message=MAX, redial=0.02, secret=secret)
+    told = 0
+    async with asyncio.timeout(10):
+        while told < 3:
+            await asyncio.sleep(0.01)
+            if caller._finding and caller._finding.done():
+                told, caller._finding = told + 1, None
+    caller.close()
+    assert len([record for record in caplog.records if "cannot reach a node" in record.message]) == 1

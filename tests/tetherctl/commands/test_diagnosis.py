@@ -125,6 +125,20 @@ def test_without_a_daemon_the_doctor_says_so_and_fails(ctl: Any) -> None:
     assert found["socket"]["fix"]
 
 
+def test_a_check_that_nobody_made_is_not_healthy(ctl: Any) -> None:
+    done = ctl("doctor", "--only", "tls", "--json")
+    assert done.returncode == 1
+    document = msgspec.json.decode(done.stdout)
+    assert not document["healthy"]
+    assert [(one["name"], one["state"]) for one in document["checks"]] == [("socket", "fail")]
+    assert ctl("doctor", "--only", "config").returncode == 0, "that needs no daemon"
+
+
+def test_a_daemon_that_cannot_examine_is_told_once(ctl: Any, daemon: Any) -> None:
+    document = msgspec.json.decode(ctl("doctor", "--json").stdout)  # it answers, and has no such path
+    assert [(one["name"], one["state"]) for one in document["checks"]] == [("config", "ok"), ("socket", "fail")]
+
+
 def test_only_some_checks(ctl: Any, serve: Any, daemon: Any) -> None:
     serve("/api/v1/doctor", doctored(check("disk", "fail", "full", "remove"), check("tcp", "ok", "2 of 2")))
     assert ctl("doctor", "--only", "tcp,config").returncode == 0

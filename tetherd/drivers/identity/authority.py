@@ -5,9 +5,10 @@ Another root takes the place of the first in three steps: every member is told t
 and rosters come from the new one (SWITCHED), members are told to trust it alone, and the old keys are removed.
 """
 
+import contextlib
 import secrets
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -88,7 +89,7 @@ class NetworkAuthority:
     def invite(self, roles: tuple[RoleName, ...], ttl: Seconds, name: str, now: Seconds) -> JoinToken:
         """Make a token for one host. ``name``: what it is to be called; empty = what it calls itself."""
         token, secret = secrets.token_bytes(ID_BYTES), secrets.token_bytes(SECRET_BYTES)
-        with self._lock:
+        with self._at(now):
             self._ledger.invite(
                 Invitation(token, enrolment.proof_key(secret), roles, now + min(ttl, MAX_TTL), name), now
             )
@@ -103,7 +104,7 @@ class NetworkAuthority:
         """
         about = enrolment.transcript("join", leaf, request.token, request.spki)
         key = certificates.load_public(request.spki)
-        with self._lock:
+        with self._at(now):
             self._check_network(request.network)
             invitation = self._ledger.invitation(request.token)
             if not enrolment.proves(invitation.key, about, request.proof):
@@ -122,7 +123,7 @@ class NetworkAuthority:
         """Give a member its next certificate. Raises WrongNetwork, NodeNotFound, Revoked, Forbidden, InvalidInput."""
         key = certificates.load_public(request.spki)
         node = signing.key_digest(key).hex()
-        with self._lock:
+        with self._at(now):
             self._check_network(request.network)
             _check_signature(key, request.signature, enrolment.transcript("renew", leaf, b"", request.spki))
             member = self._ledger.member(node)
@@ -132,25 +133,26 @@ class NetworkAuthority:
 
     def enlist(self, spki: bytes, member: Member, now: Seconds) -> Admission:
         """Make the founder a member of its own network, which is reached where it is now."""
-        with self._lock:
+        with self._at(now):
             self._ledger.move(self.enrol, now)
             self._ledger.enlist(member, now)
+            self._ledger.change(member.node, now, addresses=member.addresses)
             return self._admission(spki, now)
 
     def change(self, node: str, now: Seconds, **values: Any) -> None:
         """Set ``labels``, ``addresses``, ``roles`` or ``revoked`` of a member. Raises NodeNotFound."""
-        with self._lock:
+        with self._at(now):
             self._ledger.change(node, now, **values)
 
     def move(self, node: str, addresses: tuple[str, ...], now: Seconds) -> None:
         """Let the members know where the founder and its authority are now."""
-        with self._lock:
+        with self._at(now):
             self._ledger.change(node, now, addresses=addresses)
             self._ledger.move(self.enrol, now)
 
     def forget(self, node: str, now: Seconds) -> None:
         """Strike a member off the list. Raises NodeNotFound."""
-        with self._lock:
+        with self._at(now):
             self._ledger.forget(node, now)
 
     def rotate(self, lagging: Sequence[str], now: Seconds, *, force: bool) -> int:
@@ -159,7 +161,7 @@ class NetworkAuthority:
         ``lagging``: names of members that do not have the newest roster yet. Raises Conflict, which names who is not
         ready for the step, unless it is by ``force``: those find the new root when they renew their certificates.
         """
-        with self._lock:
+        with self._at(now):
             state = self._ledger.state()
             if state.rotation == STEADY:
                 roots.make(self._directory, state.generation + 1, now)
@@ -169,6 +171,7 @@ class NetworkAuthority:
                 switched = state.rotation == SWITCHED
                 self._ledger.rotate(state.generation + switched, STEADY if switched else SWITCHED, now)
             self._open()
+            self._freshen(now)
             return self._ledger.state().rotation
 
     def rotation(self, lagging: Sequence[str]) -> tuple[str, list[str]]:
@@ -182,14 +185,14 @@ class NetworkAuthority:
         Raises Conflict, which names them, unless it is by ``force``: those find others by the DHT no more until they
         have reached a member in another way.
         """
-        with self._lock:
+        with self._at(now):
             if len(self._ledger.state().keys) > 1:
                 _check_ready(lagging, "may not have the last key yet", "the DHT will not find them", force=force)
             self._ledger.rekey(OVERLAP, now)
 
     def retire(self, now: Seconds) -> None:
         """Drop the shared keys before the newest."""
-        with self._lock:
+        with self._at(now):
             self._ledger.retire(now)
 
     def keys(self) -> dict[int, bytes]:
@@ -216,6 +219,20 @@ class NetworkAuthority:
         self._roots = [root for root, _ in found]
         self._issuing = found[0][1]
         self.lineage = roots.lineage(self._directory, max(generations))
+
+    @contextlib.contextmanager
+    def _at(self, now: Seconds) -> Iterator[None]:
+        """Hold the lock while something is decided, with an issuing certificate that will last."""
+        with self._lock:
+            self._freshen(now)
+            yield
+
+    def _freshen(self, now: Seconds) -> None:
+        """Certify the issuing key anew before its certificate gets old; members trust only the root above it."""
+        if certificates.is_old(self._issuing, self._roots[0], now):
+            # First the roster's time, which must lie within the new certificate's: after a crash both are done again.
+            self._ledger.reissue(now)
+            self._issuing = roots.renew(self._directory, self._generation, now)
 
     def _roster(self) -> SignedRoster:
         state = self._ledger.state()

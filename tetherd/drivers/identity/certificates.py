@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from tetherd.errors import InvalidInput
+from tetherd.errors import Conflict, InvalidInput
 from tetherd.types import Seconds
 from tetherd.wire.signing import key_digest
 
@@ -52,23 +52,38 @@ def vouch(root: Authority, successor: x509.Certificate, now: Seconds) -> x509.Ce
     return builder.sign(root.key, hashes.SHA256())
 
 
-def make_issuing(root: Authority, now: Seconds) -> Authority:
-    """Return a new issuing authority under ``root``, which may make certificates of nodes only."""
-    key = new_key()
+def make_issuing(root: Authority, now: Seconds, key: ec.EllipticCurvePrivateKey | None = None) -> Authority:
+    """Return an issuing authority under ``root``, which may make certificates of nodes only; with a new key if none.
+
+    It lasts no longer than the root, which must not have run out.
+    """
+    key = key or new_key()
+    life = min(ISSUING_LIFE, _end(root) - now)
     name = _name(f"Tether issuing {key_digest(key.public_key()).hex()[:16]}")
-    builder = _builder(name, root.certificate.subject, key.public_key(), now, ISSUING_LIFE)
+    builder = _builder(name, root.certificate.subject, key.public_key(), now, life)
     builder = _with_authority(builder, path_length=0).add_extension(_issuer(root), critical=False)
     return Authority(key, builder.sign(root.key, hashes.SHA256()))
+
+
+def is_old(issuing: Authority, root: Authority, now: Seconds) -> bool:
+    """Tell whether less than half of an issuing authority's life is left, and ``root`` could give it a longer one."""
+    return _end(issuing) - now < ISSUING_LIFE / 2 and now < _end(root) > _end(issuing)
 
 
 def issue(issuing: Authority, spki: bytes, now: Seconds, life: Seconds = LEAF_LIFE) -> x509.Certificate:
     """Return the certificate of the node whose public key (SubjectPublicKeyInfo, DER) is ``spki``.
 
-    Its common name, the only part of its name, is the node's id. Raises InvalidInput for a key that is not P-256.
+    Its common name, the only part of its name, is the node's id. Raises InvalidInput for a key that is not P-256,
+    Conflict when the issuing authority has run out.
     """
     key = load_public(spki)
     node = key_digest(key).hex()
-    end = issuing.certificate.not_valid_after_utc.timestamp()
+    end = _end(issuing)
+    if end <= now:
+        raise Conflict(
+            f"the network's authority ran out {(now - end) / DAY:.0f} days ago and can issue no certificate",
+            fix="compare this host's clock; if it is right, get another root: tetherctl cluster ca rotate",
+        )
     builder = _builder(_name(node), issuing.certificate.subject, key, now, min(life, end - now))
     builder = (
         builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
@@ -109,6 +124,10 @@ def key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
 def pem(*certificates: x509.Certificate) -> str:
     """Return certificates as PEM, one after the other."""
     return "".join(each.public_bytes(_PEM).decode() for each in certificates)
+
+
+def _end(authority: Authority) -> Seconds:
+    return authority.certificate.not_valid_after_utc.timestamp()
 
 
 def _name(common: str) -> x509.Name:

@@ -5,8 +5,10 @@ Blocking. The key never leaves; the token's secret is proven, not sent. Every st
 
 import hashlib
 import http.client
+import io
 import socket
 import ssl
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Self, TypeVar
 
@@ -21,6 +23,7 @@ from tetherd.errors import (
     ClockSkew,
     Failure,
     PinMismatch,
+    QueueFull,
     TetherError,
     Unreachable,
     WrongNetwork,
@@ -44,7 +47,14 @@ from tetherd.wire.tokens import JoinToken
 
 T = TypeVar("T", bound=msgspec.Struct)
 TIMEOUT: Final[Seconds] = 10.0
+"""How long one address may take in all to answer one request."""
+
+MAX_GREETING: Final = 64 * 1024
 MAX_SKEW: Final[Seconds] = 300.0
+_MAX_HEAD: Final = 8 * 1024
+_PASSING: Final = (Unreachable, PinMismatch, WrongNetwork, ClockSkew, BadRoster, QueueFull)
+"""What may be so at one address alone: whoever answers there may be somebody else."""
+
 _DIGEST: Final = ec.ECDSA(hashes.SHA256())
 
 
@@ -52,13 +62,19 @@ class Applicant:
     """A host that asks: its key, what it calls itself, where others could dial it, and its clock."""
 
     def __init__(
-        self, key: ec.EllipticCurvePrivateKey, name: str, addresses: tuple[str, ...], now: Callable[[], Seconds]
+        self,
+        key: ec.EllipticCurvePrivateKey,
+        name: str,
+        addresses: tuple[str, ...],
+        now: Callable[[], Seconds],
+        patience: Seconds = TIMEOUT,
     ) -> None:
         self._key = key
         self._spki = spki_of(key.public_key())
         self._name = name
         self._addresses = addresses
         self._now = now
+        self._patience = patience
 
     def join(self, token: JoinToken) -> tuple[Admission, str]:
         """Join with a token; return what came and the roots (PEM) that its pin leads to.
@@ -84,7 +100,7 @@ class Applicant:
         return _first(addresses, ask)
 
     def _renew_at(self, address: str, network: str, roots_pem: str) -> tuple[Admission, str]:
-        with _Line(address, roots_pem, self._now) as line:
+        with _Line(address, roots_pem, self._patience) as line:
             about = enrolment.transcript("renew", line.leaf, b"", self._spki)
             request = RenewRequest(
                 network=network, spki=self._spki, signature=self._key.sign(about, _DIGEST), addresses=self._addresses
@@ -93,7 +109,7 @@ class Applicant:
 
     def _join_at(self, address: str, token: JoinToken) -> tuple[Admission, str]:
         roots = self._roots_at(address, token.network, [token.pin])
-        with _Line(address, roots, self._now) as line:
+        with _Line(address, roots, self._patience) as line:
             about = enrolment.transcript("join", line.leaf, token.id, self._spki)
             request = JoinRequest(
                 network=token.network,
@@ -108,7 +124,7 @@ class Applicant:
 
     def _roots_at(self, address: str, network: str, pins: Sequence[bytes]) -> str:
         """Return the roots that those keys lead to, as whoever answers shows them; nothing else is said for it."""
-        with _Line(address, "", self._now) as line:
+        with _Line(address, "", self._patience) as line:
             greeting = line.get(NETWORK, Greeting)
         shown = signing.certificates(greeting.roots[:MAX_ROOTS])
         lineage = signing.certificates(greeting.lineage[:MAX_LINEAGE])
@@ -128,7 +144,7 @@ class Applicant:
 class _Line:
     """One TLS connection to an enrolment listener. ``roots_pem``: who must vouch for it; empty = anybody may answer."""
 
-    def __init__(self, address: str, roots_pem: str, now: Callable[[], Seconds]) -> None:
+    def __init__(self, address: str, roots_pem: str, patience: Seconds) -> None:
         self.leaf = b""
         self._address = address
         self._host, _, self._port = address.rpartition(":")
@@ -138,15 +154,17 @@ class _Line:
         self._context.verify_mode = ssl.CERT_REQUIRED if roots_pem else ssl.CERT_NONE
         if roots_pem:
             self._context.load_verify_locations(cadata=roots_pem)
-        self._now = now
+        self._deadline = time.monotonic() + patience
+        self._patience = patience
         self._socket: ssl.SSLSocket
 
     def __enter__(self) -> Self:
         try:
-            plain = socket.create_connection((self._host.strip("[]"), int(self._port)), TIMEOUT)
+            plain = socket.create_connection((self._host.strip("[]"), int(self._port)), self._patience)
         except OSError as error:
             raise _unreachable(self._address, error) from None
         try:
+            plain.settimeout(_left(self._deadline))
             self._socket = self._context.wrap_socket(plain)
         except ssl.SSLCertVerificationError as error:
             plain.close()
@@ -161,20 +179,32 @@ class _Line:
         self._socket.close()
 
     def get(self, path: str, kind: type[T]) -> T:
-        """Ask for what everybody may know."""
-        return self._ask("GET", path, None, kind)
+        """Ask for what everybody may know. Nobody vouches for the answer: what it says went wrong is of this address.
+
+        Raises QueueFull, Unreachable.
+        """
+        try:
+            return self._ask("GET", path, None, kind, MAX_GREETING)
+        except (QueueFull, Unreachable):
+            raise
+        except TetherError as error:
+            message = f"what answers at {self._address} does not say of which network it is: {error.message}"
+            raise Unreachable(message, fix="check the address and its port") from None
 
     def post(self, path: str, request: msgspec.Struct, kind: type[T]) -> T:
         """Send a request. Raises what the other side says."""
-        return self._ask("POST", path, msgspec.json.encode(request), kind)
+        return self._ask("POST", path, msgspec.json.encode(request), kind, MAX_REPLY)
 
-    def _ask(self, method: str, path: str, body: bytes | None, kind: type[T]) -> T:
-        connection = http.client.HTTPConnection(self._host.strip("[]"), int(self._port), timeout=TIMEOUT)
+    def _ask(self, method: str, path: str, body: bytes | None, kind: type[T], most: int) -> T:
+        connection = http.client.HTTPConnection(self._host.strip("[]"), int(self._port))
         connection.sock = self._socket
         try:
+            self._socket.settimeout(_left(self._deadline))
             connection.request(method, path, body, {"Connection": "close"})
-            response = connection.getresponse()
-            data = response.read(MAX_REPLY)
+            reply: Any = _Reply(self._socket, self._deadline, _MAX_HEAD + most)
+            response = http.client.HTTPResponse(reply, method=method)
+            response.begin()
+            data = response.read()
         except (OSError, http.client.HTTPException) as error:
             raise _unreachable(self._address, error) from None
         try:
@@ -188,20 +218,55 @@ class _Line:
         raise revive(failure)
 
 
+class _Reply(io.RawIOBase):
+    """What comes over a connection until ``deadline``, ``most`` bytes of it; http.client takes it for a socket."""
+
+    def __init__(self, connection: ssl.SSLSocket, deadline: Seconds, most: int) -> None:
+        self._connection = connection
+        self._deadline = deadline
+        self._most = most
+
+    def makefile(self, _mode: str) -> io.BufferedReader:
+        return io.BufferedReader(self)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        self._connection.settimeout(_left(self._deadline))
+        count = self._connection.recv_into(buffer)
+        self._most -= count
+        if self._most < 0:
+            raise OSError("the answer is too long")
+        return count
+
+
 R = TypeVar("R")
 
 
 def _first(addresses: Sequence[str], ask: Callable[[str], R]) -> R:
-    """Return the first answer; an address that cannot be reached makes way for the next, every other error ends it."""
+    """Return the first answer; what may be so at one address alone makes way for the next, what is refused ends it.
+
+    Raises the last of what went wrong, rather what an address said than that one could not be reached.
+    """
     problem: TetherError = Unreachable(
         "no address of the network's authority is known", fix="tetherctl cluster join with a new token"
     )
     for address in addresses:
         try:
             return ask(address)
-        except Unreachable as error:
-            problem = error
+        except _PASSING as error:
+            if isinstance(problem, Unreachable) or not isinstance(error, Unreachable):
+                problem = error
     raise problem
+
+
+def _left(deadline: Seconds) -> Seconds:
+    """Return how long there is until ``deadline``. Raises TimeoutError."""
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError("it takes too long to answer")
+    return left
 
 
 def _check_clock(ahead: Seconds) -> None:

@@ -94,12 +94,16 @@ class Identity:
             raise _damaged(path, error) from None
 
     def settle(self, home: Home, chain: str, roots: str, roster: SignedRoster) -> None:
-        """Become a member."""
+        """Become a member, or be one with another certificate."""
+        is_member = self.home() is not None
         self.keep_certificate(chain)
         before = durable.read(self.directory / ROOTS) or b""
         durable.write(self.directory / ROOTS, before + roots.encode())  # a crash may leave the roster of before
+        if is_member:
+            self.keep_home(home)  # before the roster, after which nobody says the keys again
         self.keep_roster(roster, roots)
-        self.keep_home(home)
+        if not is_member:
+            self.keep_home(home)
 
     def keep_certificate(self, chain: str) -> None:
         """Replace the certificate (PEM, the issuing one after it)."""

@@ -28,6 +28,7 @@ PARTING: Final[Seconds] = 60.0
 Who is away for longer gets the next key from the first member it reaches, by any way but the DHT.
 """
 
+_APART: Final[Seconds] = 0.001
 _NEW_TOKEN: Final = "make a new one: tetherctl cluster token"  # noqa: S105 - words, no secret
 
 _tables = sa.MetaData()
@@ -204,7 +205,7 @@ class MemberLedger:
             if not found.used_by:
                 connection.execute(sa.update(_tokens).where(_tokens.c.id == token).values(used_by=member.node))
                 name = _free_name(connection, found.name or member.name, member.node)
-                member = msgspec.structs.replace(member, roles=found.roles, name=name, joined=now)
+                member = msgspec.structs.replace(member, roles=found.roles, name=name, joined=_next(connection, now))
                 _record(connection, member, now)
                 return member
             assert before is not None
@@ -258,6 +259,11 @@ class MemberLedger:
             connection.execute(sa.update(_state).values(generation=generation, rotation=rotation))
             _bump(connection, now)
 
+    def reissue(self, now: Seconds) -> None:
+        """Let the roster be a newer one that says the same."""
+        with self._transaction() as connection:
+            _bump(connection, now)
+
     def change(self, node: str, now: Seconds, **values: Any) -> Member:
         """Set ``name``, ``roles``, ``addresses``, ``labels`` or ``revoked`` of a member. Raises NodeNotFound."""
         with self._transaction() as connection:
@@ -309,6 +315,12 @@ def _turn(connection: sa.Connection, overlap: Seconds, now: Seconds) -> None:
     connection.execute(sa.delete(_keys).where(_keys.c.epoch < newest))
     connection.execute(sa.update(_keys).values(ends=now + overlap))
     connection.execute(sa.insert(_keys).values(epoch=newest + 1, key=secrets.token_bytes(KEY_BYTES), made=now, ends=0))
+
+
+def _next(connection: sa.Connection, now: Seconds) -> Seconds:
+    """Return when a member joins: after all others, whatever the clock says, for the order decides who is primary."""
+    newest: float = connection.scalar(sa.select(sa.func.max(_members.c.joined))) or 0.0
+    return max(now, newest + _APART)
 
 
 def _record(connection: sa.Connection, member: Member, now: Seconds) -> None:

@@ -43,7 +43,6 @@ class DiskPapers:
         self._identity = Identity(self.directory)
         self._name = name
         self._own = (addresses, enrol)
-        self._own = (addresses, enrol)
         self._addresses = addresses[:MAX_ADDRESSES]
         self._enrol = enrol[:MAX_ADDRESSES]
         self._clock = clock
@@ -58,6 +57,7 @@ class DiskPapers:
             if home is None:
                 return None
             directories.private(self.directory)  # whoever can put files there says whom this host trusts
+            self._mend(home)
             if authorities.exists(self._authority_directory):
                 authority = self._open_authority()
                 self._stand(home, self._identity.roster())
@@ -98,8 +98,12 @@ class DiskPapers:
                 me = standing.me or Member(node=standing.node, name=self._name, roles=())
                 public = self._identity.key().public_key()
                 admission = self.authority.enlist(spki_of(public), me, self._clock.wall())
-            else:
-                admission, roots = self._applicant().renew(standing.network, standing.roster.enrol, roots)
+                return self._settle(admission, standing.network, roots)
+            applicant = self._applicant()
+        # Without the lock: who answers slowly must not keep a revocation waiting.
+        admission, roots = applicant.renew(standing.network, standing.roster.enrol, roots)
+        with self._lock:
+            self._require()  # the host may have left meanwhile
             return self._settle(admission, standing.network, roots)
 
     def accept(self, signed: SignedRoster, keys: Mapping[int, bytes]) -> Standing:
@@ -109,8 +113,7 @@ class DiskPapers:
             roster = signing.verify(signed, self._trusted(), standing.network)
             if not newer(standing.roster, roster):
                 return standing
-            home = self._identity.home()
-            assert home is not None
+            home = self._require_home()
             known = _proven(roster, home.keys) | _proven(roster, keys)  # none that is forged replaces one that is not
             _check_keys(roster, home.node, known)
             if known != home.keys:
@@ -166,8 +169,7 @@ class DiskPapers:
         """Be reached at these places too; see ports.Papers."""
         with self._lock:
             self._require()
-            home = self._identity.home()
-            assert home is not None
+            home = self._require_home()
             self._addresses, self._enrol = (_with(*each) for each in zip(self._own, (address, enrol), strict=True))
             if self.authority is None:
                 return self._stand(home, self._identity.roster())  # its certificate's renewal tells the others
@@ -185,10 +187,20 @@ class DiskPapers:
         if self.authority is not None:
             self.authority.close()
 
+    def _mend(self, home: Home) -> None:
+        """Trust the roots of the roster that is held, where a crash kept it from being said beside it."""
+        signed, trusted = self._identity.roster(), self._trusted()
+        roots = signing.verify(signed, trusted, home.network).roots
+        if not set(signing.certificates(roots)) <= set(trusted):
+            self._identity.keep_roster(signed, "".join(roots))
+
     def _settle(self, admission: Admission, network: str, roots: str) -> Standing:
         key = self._identity.key()
         node = key_digest(key.public_key()).hex()
         roster = joining.check(admission, node, network, roots)
+        if self._standing is not None and newer(roster, self._standing.roster):
+            self._identity.keep_certificate(admission.chain)
+            return self._stand(self._require_home(), self._standing.signed)
         keys = _proven(roster, admission.keys)
         home = Home(node=node, network=network, name=roster.name, keys=keys)
         self._identity.settle(home, admission.chain, "".join(roster.roots), admission.roster)
@@ -236,6 +248,11 @@ class DiskPapers:
         if self._standing is None:
             raise NotInNetwork("this host is in no network", fix="tetherctl cluster init, or cluster join < token.txt")
         return self._standing
+
+    def _require_home(self) -> Home:
+        home = self._identity.home()
+        assert home is not None
+        return home
 
     def _require_authority(self) -> NetworkAuthority:
         self._require()

@@ -39,6 +39,14 @@ def read(directory: Path, generation: int) -> tuple[Authority, Authority]:
     return _read(directory, _root(generation)), _read(directory, _issuing(generation))
 
 
+def renew(directory: Path, generation: int, now: Seconds) -> Authority:
+    """Certify the issuing key of a generation anew; the key stays, so that a crash leaves a pair that fits."""
+    root, issuing = read(directory, generation)
+    renewed = certificates.make_issuing(root, now, issuing.key)
+    durable.write(directory / f"{_issuing(generation)}.pem", certificates.pem(renewed.certificate).encode())
+    return renewed
+
+
 def lineage(directory: Path, generation: int) -> tuple[str, ...]:
     """Return the former roots and what leads from each to the next, up to ``generation``, as PEM, the oldest first."""
     found: list[str] = []

@@ -5,6 +5,7 @@ loaded from nowhere else: what ONNX Runtime may read beside a model is what lies
 """
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
@@ -17,13 +18,14 @@ from typing import Final
 import msgspec
 
 from tetherd.drivers.models.origins import Origin
-from tetherd.errors import DigestMismatch, StorageFull
+from tetherd.errors import DigestMismatch, StorageFailed, StorageFull
 from tetherd.types import Digest, Signature, digest_hex
 from tetherd.wire import manifest
 from tetherd.wire.manifest import Manifest
 from tetherd.wire.messages import FileEntry
 
 _DRAFT: Final = ".draft"
+_NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 class Unpacked(msgspec.Struct, frozen=True):
@@ -36,7 +38,7 @@ class Unpacked(msgspec.Struct, frozen=True):
 def unpack(version: Digest, cache: Path, origin: Origin) -> Unpacked:
     """Return the version's directory, fetching what is missing. Verifies every byte, also of what was there before.
 
-    Raises DigestMismatch, ModelInvalid, StorageFull and what the origin raises.
+    Raises DigestMismatch, ModelInvalid, StorageFull, StorageFailed and what the origin raises.
     """
     listing = origin.manifest(version)
     if manifest.digest_of(listing) != version:
@@ -52,7 +54,10 @@ def unpack(version: Digest, cache: Path, origin: Origin) -> Unpacked:
                 _fetch(home, parsed, origin)
             os.utime(home)  # pruning goes by last use
     except OSError as error:
-        raise StorageFull(f"cannot unpack the model: {error.strerror}", fix="make room in node.cache_dir") from None
+        what = f"cannot unpack the model: {error.strerror or error}"
+        if error.errno in _NO_ROOM:
+            raise StorageFull(what, fix="make room in node.cache_dir") from None
+        raise StorageFailed(what, fix="check the disk of node.cache_dir and its permissions") from None
     return Unpacked(home / manifest.model_file(file.path for file in files), config.signature)
 
 

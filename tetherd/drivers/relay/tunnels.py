@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from tetherd.drivers.relay.junction import accept
 from tetherd.drivers.relay.splice import CHUNK, Splice, reset, tune
-from tetherd.errors import Unreachable
+from tetherd.errors import Unavailable, Unreachable
 from tetherd.ports import Guest
 from tetherd.types import Seconds
 from tetherd.wire.relay import Way
@@ -74,7 +74,11 @@ class _Door:
     def __init__(self, receive: Callable[[Guest], Coroutine[Any, Any, None]], buffer: memoryview) -> None:
         self._receive = receive
         self._buffer = buffer
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        try:
+            self._listener = socket.create_server(("127.0.0.1", 0))
+        except OSError as error:  # of files, most likely: every connection takes some
+            why = f"cannot open a way through a relay: {error.strerror}"
+            raise Unavailable(why, fix="raise the limit of open files (ulimit -n)") from None
         self._listener.setblocking(False)
         self._guests: set[asyncio.Task[None]] = set()
         self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"

@@ -8,6 +8,7 @@ import contextlib
 import itertools
 import logging
 import secrets
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, TypeVar
 
 from tetherd.drivers.discovery.diagnosis import explain
@@ -26,6 +27,9 @@ WONDER: Final = 3
 """Dials of another host that fail before it is found out why."""
 
 _GRACE: Final[Seconds] = 1.0
+
+_EXAMINER: Final = ThreadPoolExecutor(1, "examiner")
+"""Finds out about one node after the other: many that are gone must not keep other blocking work waiting."""
 
 _log = logging.getLogger("tetherd.rpc")
 
@@ -136,6 +140,8 @@ class RemoteCaller:
         """Close the connection; calls under way end with Unreachable."""
         self._closed = True
         self._watch()
+        if self._finding is not None:
+            self._finding.cancel()
         self._socket.close()
 
     def _watch(self) -> None:
@@ -148,18 +154,19 @@ class RemoteCaller:
     def _dial_again(self) -> None:
         self._renewed = False
         self._failures += 1
-        if self._secret and self._failures % WONDER == 0:
+        if self._secret and self._failures % WONDER == 0 and (self._finding is None or self._finding.done()):
             self._finding = asyncio.create_task(self._explain(self._secret))
         nng.redial(self._socket, self.address, self._secret)
         self._watch()
 
     async def _explain(self, secret: Secret) -> None:
         """Find out why there is no connection: nng does not tell."""
-        found = await asyncio.to_thread(explain, self.address, secret.credentials, secret.node)
-        if self._pipes or self._closed or found.cause == "none":
+        loop, address = asyncio.get_running_loop(), self.address
+        found = await loop.run_in_executor(_EXAMINER, explain, address, secret.credentials, secret.node)
+        if self._pipes or self._closed or found.cause == "none" or found.message == self._why:
             return
         self._why = found.message
-        details = {"peer_node": secret.node, "address": self.address, "cause": found.cause}
+        details = {"peer_node": secret.node, "address": address, "cause": found.cause}
         _log.warning("cannot reach a node: %s", found.message, extra=details)
 
     async def _connect(self, patience: Seconds) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
-from tetherd.errors import Conflict, Forbidden, InvalidInput, NotInNetwork
+from tetherd.errors import Conflict, InvalidInput, NotInNetwork
 from tetherd.policy import membership as policy
 from tetherd.ports import Caller, Clock
 from tetherd.roles.gateway.exchange import Answer, Exchange, document
@@ -275,11 +275,7 @@ class Cluster:
 
 def _local(handler: Handler) -> Handler:
     async def guarded(exchange: Exchange) -> Answer:
-        if not exchange.scope.get("state", {}).get("control"):
-            raise Forbidden(
-                "the network is looked at and changed over the control socket of its hosts only",
-                fix="run tetherctl on the host itself, without --endpoint",
-            )
+        exchange.check_local("the network is looked at and changed")
         return await handler(exchange)
 
     return guarded
