@@ -32,6 +32,7 @@ def test_a_manager_whose_first_address_is_dead(lab: Lab, fleet: Fleet) -> None:
     store = fleet.join(host, "manager", "gateway", cluster={"advertise": [DEAD, host.address]})
     fleet.join(lab.site("home").host("worker"), "worker")
     store.ctl("models", "push", str(DIGITS))
+    until(lambda: founder.infer("digits", EXAMPLE["inputs"]).status == 200, "the founder has found the manager")
     assert is_right(founder.infer("digits", EXAMPLE["inputs"]).ok()["outputs"])
 
 
