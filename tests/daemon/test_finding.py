@@ -15,6 +15,7 @@ import pytest
 from tetherd.config.load import load_text
 from tetherd.daemon.finding import Finding, diagnosis
 from tetherd.discovery.exchange import Conflict
+from tetherd.discovery.hints import Hint
 from tetherd.discovery.peers import Arrival
 from tetherd.discovery.racing import Relay
 from tetherd.drivers.discovery import remembered
@@ -135,6 +136,19 @@ async def test_a_broken_connection_is_led_to_where_the_peer_is_now(tmp_path: Pat
     caller = Caller(free_address(), connected=False)
     async with listener() as address, finding(tmp_path, caller, address), asyncio.timeout(20):
         assert await caller.moved.get() == f"{TLS}{address}"
+
+
+async def test_a_connection_that_is_back_is_left_alone(tmp_path: Path) -> None:
+    caller = Caller(free_address(), connected=False)
+    async with listener() as address, finding(tmp_path, caller) as found, asyncio.timeout(20):
+        while found.peering.table.peer(PEER.node) is None:  # noqa: ASYNC110  # a table has no events
+            await asyncio.sleep(0.01)
+        found.peering.hear(Hint(source="mdns", node=PEER.node, addresses=(address,)))
+        search = asyncio.create_task(found._search(PEER.node))
+        await asyncio.sleep(0)  # the race has begun
+        caller.connected = True
+        await search
+        assert caller.moved.empty()
 
 
 async def test_a_connection_that_holds_is_shown_and_left_alone(tmp_path: Path) -> None:

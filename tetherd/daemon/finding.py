@@ -242,7 +242,9 @@ class Finding:
     async def _search(self, node: str) -> None:
         """Find out where a node is that is not where it was."""
         try:
-            self._move(await self.peering.choose(node))
+            reached = await self.peering.choose(node)
+            if (caller := self._callers.get(node)) and not caller.connected:  # the connection may be back
+                self._move(reached)
         except TetherError as error:
             _log.debug("a node is nowhere to be found", extra={"peer_node": node, "reason": error.message})
 

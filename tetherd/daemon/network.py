@@ -155,7 +155,7 @@ class Network:
         return {Arrival(node, plain(host), carried.get((host, port), "")) for node, host, port in found}
 
     async def _follow(self, ready: Callable[[], None]) -> None:
-        """Follow the roster of every node that can be dialled, of those that come later too; leave those that are gone."""
+        """Follow the roster of every node that can be dialled, of those that come later too, and leave the others."""
         ready()
         following: dict[tuple[str, str], asyncio.Task[None]] = {}
         async with asyncio.TaskGroup() as group:
