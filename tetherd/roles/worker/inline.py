@@ -75,6 +75,8 @@ class InlineRunner:
         # An ended task keeps its frames and they the engine: in a ring its memory would wait for the collector.
         self._serving = self._inline = None
         self._group = asyncio.TaskGroup()
+        for slots in self._served.values():
+            slots.clear()
         self._served.clear()
 
     async def _serve(self, assignment: Assignment) -> None:
