@@ -23,6 +23,7 @@ class OnnxEngine:
 
     def __init__(self, model: Path, signature: Signature, threads: int) -> None:
         """Load ``model`` with ``threads`` threads for one execution. Raises ModelLoadFailed with the reason."""
+        memory.set_large_apart()
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -72,7 +73,7 @@ class OnnxEngine:
     def close(self) -> None:
         """Give the model's memory back to the host."""
         self._session = None
-        memory.give_back()  # of blocks of up to 32 MiB nothing is given back by itself
+        memory.give_back()
 
     def _run(self, feeds: dict[str, Any], budget: Seconds) -> list[Any]:
         options = self._options
