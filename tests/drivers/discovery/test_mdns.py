@@ -102,7 +102,7 @@ async def test_two_nodes_find_each_other_and_say_goodbye() -> None:
             await wait_for(lambda: one.tally.own)
             assert one.tally.sent > 0
             assert one.tally.heard > 0
-            assert one.tally.known == 1
+            await wait_for(lambda: one.tally.known == 1)
             assert one.tally.interfaces == ("127.0.0.1",)
         await first.until(lambda: first.gone)
         assert first.gone == [B]

@@ -152,7 +152,7 @@ class Cluster:
                 "pem": standing.roster.roots,
                 "outdated": standing.outdated,
                 "rotation": stage,
-                "lagging": waiting,
+                "lagging": sorted(waiting),
             }
         )
 
