@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import re
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
@@ -136,7 +135,7 @@ def connected_at(daemon: Resident, name: str, address: str) -> bool:
     return f"{address}:{PORT}" in places
 
 
-def connections(host: Host) -> list[str]:
-    """Return the lines of ``ss`` for established connections of a host to the port of other nodes."""
-    lines = host.space.run("ss", "-Htn", "state", "established").splitlines()
-    return [line for line in lines if re.search(rf":{PORT}\b", line)]
+def connections(host: Host) -> set[tuple[str, str]]:
+    """Return both ends of each established connection of a host to the port of other nodes."""
+    lines = [line.split() for line in host.space.run("ss", "-Htn", "state", "established").splitlines()]
+    return {(line[2], line[3]) for line in lines if line[3].endswith(f":{PORT}")}
