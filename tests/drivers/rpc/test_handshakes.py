@@ -3,6 +3,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tetherd.drivers.host import memory
 from tetherd.drivers.rpc.handshakes import Handshakes
 
 
@@ -91,3 +92,25 @@ def test_what_was_closed_is_forgotten(listener: socket.socket) -> None:
         ours.close()
     assert handshakes.sweep(100.0, set()) == 0
     assert not handshakes._since
+
+
+@pytest.mark.parametrize("who", ["they hang up", "they are ended"])
+def test_what_a_crowd_took_is_given_back_once_all_of_it_has_gone(
+    listener: socket.socket, monkeypatch: pytest.MonkeyPatch, who: str
+) -> None:
+    given: list[None] = []
+    monkeypatch.setattr(memory, "give_back", lambda: given.append(None))
+    handshakes = Handshakes({listener.getsockname()[1]}, patience=5.0, most=0, pause=lambda _: None)
+    pairs = [connect(listener) for _ in range(memory.MANY)]
+    handshakes.sweep(0.0, set())
+    if who == "they are ended":
+        assert handshakes.sweep(10.0, set()) == memory.MANY
+        assert not given
+    for pair in pairs:
+        for end in pair:
+            end.close()
+    assert handshakes.sweep(11.0, set()) == 0  # they are seen to have gone, and may still be cleared away
+    assert not given
+    for now in (12.0, 13.0):
+        handshakes.sweep(now, set())
+    assert len(given) == 1

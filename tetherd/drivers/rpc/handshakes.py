@@ -58,6 +58,7 @@ class Handshakes:
         files = sockets()
         self._known = {inode: self._remote(inode, files[inode]) for inode in files}
         waiting = [inode for inode, remote in self._known.items() if remote and remote not in established]
+        gone = len(self._since.keys() - waiting)
         since = {inode: self._since.get(inode, now) for inode in waiting}
         self._since = dict(sorted(since.items(), key=lambda item: item[1]))
         ended = 0
@@ -65,8 +66,8 @@ class Handshakes:
             ended += _end(inode, files[inode])
             if ended % _AT_ONCE == 0:
                 self._pause(_BREATH)
-        self._debt.add(ended)
-        if not ended and self._debt.due():
+        self._debt.add(gone)
+        if not gone and not ended and self._debt.due():
             memory.give_back()
         return ended
 
