@@ -23,8 +23,9 @@ from tetherd.drivers.rpc.server import Server
 from tetherd.ports import Context
 from tetherd.types import Digest, Signature, Tensor, TensorSpec
 from tetherd.wire.assignments import Assignment, Bearings, Event, Site
+from tetherd.wire.catalog import Chunk, FileEntry, GetBlob, GetManifest
 from tetherd.wire.manifest import Config, build, digest_of, encode_config
-from tetherd.wire.messages import Batch, Chunk, FileEntry, Finished, GetBlob, GetManifest, Take
+from tetherd.wire.messages import Batch, Finished, Take
 
 MAX = 4 << 20
 

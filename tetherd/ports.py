@@ -11,9 +11,10 @@ from tetherd.discovery.racing import Attempt, Outcome
 from tetherd.policy.membership import Standing
 from tetherd.types import Buffer, Digest, RoleName, Seconds, Signature, Tensor
 from tetherd.wire.assignments import Assignment, Bearings, Event, Site
+from tetherd.wire.catalog import Alias, BlobState, Catalog, FileEntry, Version
 from tetherd.wire.chunks import Blob, BlobSource, Ways
 from tetherd.wire.manifest import Config
-from tetherd.wire.messages import Alias, BlobState, Catalog, FileEntry, Request, Version
+from tetherd.wire.messages import Request
 from tetherd.wire.relay import Way
 from tetherd.wire.roster import SignedRoster
 from tetherd.wire.tokens import JoinToken

@@ -22,8 +22,8 @@ from tetherd.errors import Conflict, PermissionDenied
 from tetherd.ports import Context
 from tetherd.types import Credentials, Signature
 from tetherd.wire.assignments import Site
+from tetherd.wire.catalog import Catalog, Commit, FileEntry, Version, WatchCatalog
 from tetherd.wire.manifest import digest_of
-from tetherd.wire.messages import Catalog, Commit, FileEntry, Version, WatchCatalog
 from tetherd.wire.replication import GetHoldings, ReportHoldings
 from tetherd.wire.roster import Member
 

@@ -13,7 +13,8 @@ from tetherd.drivers.rpc.server import Server
 from tetherd.errors import OffsetConflict, QueueFull
 from tetherd.ports import Context
 from tetherd.types import Tensor
-from tetherd.wire.messages import Chunk, Done, GetBlob, GetManifest, Release
+from tetherd.wire.catalog import Chunk, GetBlob, GetManifest
+from tetherd.wire.messages import Done, Release
 
 MAX = 4 << 20
 

@@ -22,20 +22,9 @@ from tetherd.errors import PermissionDenied
 from tetherd.policy.admission import Admission
 from tetherd.ports import Context
 from tetherd.types import Buffer, Credentials, Tensor
+from tetherd.wire.catalog import Catalog, Chunk, GetBlob, PutBlob, Remove, WatchCatalog
 from tetherd.wire.frames import CALL, Codec, Header
-from tetherd.wire.messages import (
-    Catalog,
-    Chunk,
-    Done,
-    FleetState,
-    GetBlob,
-    GetFleet,
-    PutBlob,
-    Remove,
-    Report,
-    Request,
-    WatchCatalog,
-)
+from tetherd.wire.messages import Done, FleetState, GetFleet, Report, Request
 
 MAX: Final = 4 << 20
 _FIRST: Final = 0x80000001

@@ -3,7 +3,7 @@ import pytest
 from tetherd.errors import ModelNotFound, ModelUnloaded, Unavailable, VersionNotFound
 from tetherd.policy.catalog import View
 from tetherd.types import Digest, Signature, parse_reference
-from tetherd.wire.messages import Alias, Catalog, Version
+from tetherd.wire.catalog import Alias, Catalog, Version
 
 
 def version(model: str, number: int) -> Version:

@@ -19,7 +19,7 @@ from members import member, ports, workers
 
 from tetherd.drivers.identity import keys
 from tetherd.types import Credentials
-from tetherd.wire import messages, peering, relay, replication
+from tetherd.wire import catalog, membership, messages, peering, relay, replication
 from tetherd.wire.frames import FAILURE, Codec
 
 LEAVE: Final = ("roster.resign", "model.remove", "model.unload", "model.serving")
@@ -88,7 +88,7 @@ TEXTS: Final = ("", "../../etc/passwd", "x" * 50_000, "digits", "latest", "sha25
 NUMBERS: Final = (-1, 0, 1, 2**31, 2**63 - 1, -(2**63))
 KINDS: Final = [
     kind
-    for module in (messages, relay, peering, replication)
+    for module in (catalog, membership, messages, peering, relay, replication)
     for kind in vars(module).values()
     if isinstance(kind, type) and issubclass(kind, messages.Request) and kind.METHOD and kind.METHOD not in LEAVE
 ]

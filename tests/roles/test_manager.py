@@ -25,9 +25,7 @@ from tetherd.ports import Context
 from tetherd.roles.manager import Limits, Manager
 from tetherd.roles.reads import MAX_CHUNK
 from tetherd.types import Digest, Signature, Tensor, TensorSpec
-from tetherd.wire.chunks import CHUNK
-from tetherd.wire.manifest import Config, decode_config, digest_of, parse
-from tetherd.wire.messages import (
+from tetherd.wire.catalog import (
     Commit,
     FileEntry,
     GetBlob,
@@ -40,6 +38,8 @@ from tetherd.wire.messages import (
     StatBlob,
     WatchCatalog,
 )
+from tetherd.wire.chunks import CHUNK
+from tetherd.wire.manifest import Config, decode_config, digest_of, parse
 
 SIGNATURE = Signature((TensorSpec("x", "FP32", (-1, 4)),), (TensorSpec("y", "FP32", (-1, 4)),), batchable=True)
 

@@ -16,8 +16,8 @@ from tetherd.errors import OffsetConflict
 from tetherd.ports import Context
 from tetherd.roles.manager import Manager
 from tetherd.types import Signature, Tensor, TensorSpec
+from tetherd.wire.catalog import Commit, FileEntry, PutBlob, StatBlob
 from tetherd.wire.manifest import Config, digest_of, parse
-from tetherd.wire.messages import Commit, FileEntry, PutBlob, StatBlob
 
 FILES = {"labels.txt": b"zero\none\n", "model.onnx": bytes(range(256)) * 16}
 CHUNK = 2048

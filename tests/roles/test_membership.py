@@ -14,7 +14,8 @@ from tetherd.ports import Context
 from tetherd.roles.membership import LONELY, Membership
 from tetherd.testing.time import LoopClock, simulated
 from tetherd.types import Credentials, RoleName
-from tetherd.wire.messages import Request, Resign, Rostered, WatchRoster
+from tetherd.wire.membership import Resign, Rostered, WatchRoster
+from tetherd.wire.messages import Request
 from tetherd.wire.roster import KeyEpoch, Member, Roster, SignedRoster
 from tetherd.wire.tokens import JoinToken
 

@@ -14,9 +14,7 @@ from tetherd.roles.holdings import Here, Holders
 from tetherd.roles.replica import Primary, Replica, Store
 from tetherd.testing import MemoryBlobs
 from tetherd.types import Digest, Signature, Tensor
-from tetherd.wire.chunks import CHUNK
-from tetherd.wire.manifest import Config, build, digest_of, encode_config
-from tetherd.wire.messages import (
+from tetherd.wire.catalog import (
     Catalog,
     Commit,
     FileEntry,
@@ -30,6 +28,8 @@ from tetherd.wire.messages import (
     Version,
     WatchCatalog,
 )
+from tetherd.wire.chunks import CHUNK
+from tetherd.wire.manifest import Config, build, digest_of, encode_config
 from tetherd.wire.replication import GetHoldings, ReportHoldings
 
 CONFIG = encode_config(Config("onnx", Signature((), ())))

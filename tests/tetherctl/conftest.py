@@ -18,7 +18,7 @@ import pytest
 
 from tetherd.types import Digest, Signature
 from tetherd.wire import manifest
-from tetherd.wire.messages import FileEntry
+from tetherd.wire.catalog import FileEntry
 
 CREATED = 1_700_000_000.5
 

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from tetherd.errors import ModelInvalid
 from tetherd.types import Digest, Signature
+from tetherd.wire.catalog import FileEntry
 from tetherd.wire.chunks import CHUNK, Blob, blob, count, spell
 from tetherd.wire.manifest import CHUNKS, MAX_MANIFEST, Config, build, digest_of, encode_config, parse
-from tetherd.wire.messages import FileEntry
 
 DIGEST = digest_of(b"whole")
 CONFIG = encode_config(Config("onnx", Signature((), ())))

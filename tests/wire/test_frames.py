@@ -6,30 +6,14 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kinds import MESSAGES
 
 from tetherd.errors import BadFrame, Failure, TetherError, Unimplemented
 from tetherd.types import Tensor
-from tetherd.wire import messages
+from tetherd.wire.catalog import Chunk, PutBlob
 from tetherd.wire.frames import CALL, CANCEL, FAILURE, MAX_HEADER, MAX_RANK, REPLY, Codec, Header
-from tetherd.wire.messages import (
-    Batch,
-    Chunk,
-    Done,
-    Finished,
-    Infer,
-    Inferred,
-    Message,
-    PutBlob,
-    Report,
-    Request,
-    Take,
-)
+from tetherd.wire.messages import Batch, Done, Finished, Infer, Inferred, Report, Take
 
-KINDS = [
-    kind
-    for kind in vars(messages).values()
-    if isinstance(kind, type) and issubclass(kind, Message) and kind not in (Message, Request)
-]
 CODEC = Codec()
 
 texts = st.text(max_size=12)
@@ -79,7 +63,7 @@ def test_every_message_comes_back_as_it_was(message: Any, call: int, remaining: 
     assert (split.header.remaining_ms, split.header.request_id) == (remaining, request_id)
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", MESSAGES, ids=lambda kind: kind.__name__)
 @given(data=st.data())
 @settings(max_examples=10, deadline=None)
 def test_every_class_comes_back_as_it_was(kind: Any, data: st.DataObject) -> None:
@@ -102,11 +86,12 @@ def of(kind: Any) -> st.SearchStrategy[Any]:
         bytes: st.binary(max_size=40),
         float: st.floats(-1e9, 1e9),
         bool: st.booleans(),
+        int: st.integers(-(2**63), 2**63 - 1),
     }
     if kind in simple:
         return simple[kind]
-    if kind is int:
-        return st.integers(-(2**63), 2**63 - 1)
+    if bounds := getattr(kind, "__metadata__", ()):
+        return within(origin, *bounds)
     if getattr(kind, "__supertype__", None):
         return of(kind.__supertype__)
     if origin is list:
@@ -121,6 +106,13 @@ def of(kind: Any) -> st.SearchStrategy[Any]:
         return st.none() | of(next(one for one in arguments if one is not type(None)))
     assert isinstance(kind, type), kind
     return values(kind)
+
+
+def within(kind: type, bounds: msgspec.Meta) -> st.SearchStrategy[Any]:
+    if kind is int:
+        return st.integers(bounds.ge, bounds.le)
+    assert kind is bytes
+    return st.binary(min_size=bounds.min_length or 0, max_size=bounds.max_length)
 
 
 def test_data_is_neither_copied_nor_looked_at() -> None:
@@ -148,7 +140,7 @@ def test_bytes_after_the_end_are_refused(message: Any, rest: bytes) -> None:
         decode(frame(CALL, message) + rest, type(message))
 
 
-@given(st.binary(max_size=200), st.sampled_from(KINDS))
+@given(st.binary(max_size=200), st.sampled_from(MESSAGES))
 def test_any_bytes_are_refused_or_understood(data: bytes, kind: Any) -> None:
     for attempt in (data, head(data), head(b"\x95\x01\xa1m\x00\xa0" + data)):
         try:
@@ -168,7 +160,7 @@ def test_a_changed_byte_is_refused_or_understood(message: Any, data: st.DataObje
         assert isinstance(error, BadFrame | Unimplemented)  # noqa: PT017
 
 
-@given(samples, st.sampled_from(KINDS))
+@given(samples, st.sampled_from(MESSAGES))
 def test_a_message_of_another_class_is_refused_or_looks_alike(message: Any, kind: Any) -> None:
     try:
         got = decode(frame(CALL, message), kind)

@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 import pytest
+from kinds import MESSAGES
 
 from tetherd.drivers.identity import certificates, enrolment
 from tetherd.drivers.models import heads, link
@@ -32,7 +33,19 @@ from tetherd.errors import (
     WrongToken,
 )
 from tetherd.types import Signature, Tensor
-from tetherd.wire import chunks, datagrams, endpoint, manifest, messages, records, relay, roster, signing, tokens
+from tetherd.wire import (
+    catalog,
+    chunks,
+    datagrams,
+    endpoint,
+    manifest,
+    messages,
+    records,
+    relay,
+    roster,
+    signing,
+    tokens,
+)
 from tetherd.wire.enrolment import JoinRequest, RenewRequest
 from tetherd.wire.frames import CALL, Codec, Header
 from tetherd.wire.ranges import byte_range
@@ -61,8 +74,7 @@ class Target(NamedTuple):
 
 # --- frames of RPC ---------------------------------------------------------------------------------------------------
 
-KINDS = [kind for kind in vars(messages).values() if isinstance(kind, type) and issubclass(kind, messages.Message)]
-KINDS += [relay.OpenRelay, relay.AwaitRelay, relay.Admission, relay.Summoned]
+
 DIGEST = manifest.digest_of(b"x")
 
 
@@ -73,7 +85,7 @@ def frame(message: Any) -> bytes:
 def read_frame(data: bytes) -> None:
     codec = Codec()
     found = codec.split(data)
-    for kind in KINDS:
+    for kind in MESSAGES:
         with contextlib.suppress(BadFrame):
             codec.message(found, kind)
 
@@ -83,7 +95,7 @@ FRAMES = [
     frame(messages.Take("r", "w", "m", 1, DIGEST, 9, messages.Finished(1, [Tensor("y", "BYTES", (1,), b"abc")]))),
     frame(messages.Report("w", "n", 1, 1, 1, [messages.Loaded("r", "m", 1, DIGEST, "READY")])),
     frame(messages.Commands([messages.Load("m", 1, DIGEST)], [], [], [messages.Cancel("r", 1)], 7)),
-    frame(messages.PutBlob(DIGEST, 0, 3, Tensor("d", "UINT8", (3,), b"abc"))),
+    frame(catalog.PutBlob(DIGEST, 0, 3, Tensor("d", "UINT8", (3,), b"abc"))),
     frame(relay.OpenRelay("a" * 64, "bulk")),
 ]
 
@@ -180,7 +192,7 @@ CONFIG = manifest.encode_config(manifest.Config("onnx", Signature((), ())))
 LISTED = chunks.spell([hashlib.sha256(bytes([each])).digest() for each in range(3)])
 MANIFEST = manifest.build(
     "digits",
-    [messages.FileEntry("model.onnx", BIG, 2 * chunks.CHUNK + 1), messages.FileEntry("d/x", DIGEST, 1)],
+    [catalog.FileEntry("model.onnx", BIG, 2 * chunks.CHUNK + 1), catalog.FileEntry("d/x", DIGEST, 1)],
     CONFIG,
     {BIG: [hashlib.sha256(bytes([each])).digest() for each in range(3)]},
 )

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from tetherd.errors import InvalidInput, ModelInvalid, TetherError, UnsupportedMedia
 from tetherd.types import Digest, Signature, TensorSpec
+from tetherd.wire.catalog import FileEntry
 from tetherd.wire.manifest import (
     MAX_FILES,
     MAX_MANIFEST,
@@ -17,7 +18,6 @@ from tetherd.wire.manifest import (
     model_file,
     parse,
 )
-from tetherd.wire.messages import FileEntry
 
 SIGNATURE = Signature((TensorSpec("x", "FP32", (-1, 64)),), (TensorSpec("y", "FP32", (-1, 10)),), batchable=True)
 CONFIG = encode_config(Config("onnx", SIGNATURE))

@@ -1,16 +1,9 @@
-import inspect
-
 import pytest
+from kinds import MESSAGES, REQUESTS
 
 from tetherd.types import ROLES
-from tetherd.wire import messages
+from tetherd.wire import catalog, messages
 from tetherd.wire.messages import Message, Request
-
-REQUESTS = [
-    kind
-    for _, kind in inspect.getmembers(messages, inspect.isclass)
-    if issubclass(kind, Request) and kind is not Request
-]
 
 
 def test_no_two_requests_have_one_method() -> None:
@@ -35,21 +28,19 @@ def test_every_request_says_who_of_another_host_may_send_it(kind: type[Request[o
 def test_whoever_serves_no_models_moves_none() -> None:
     for kind in (messages.Take, messages.Report, messages.NextCommands):
         assert {"worker"} == kind.ROLES
-    for kind in (messages.Remove, messages.MoveAlias, messages.Rollback, messages.Infer):
+    for kind in (catalog.Remove, catalog.MoveAlias, catalog.Rollback, messages.Infer):
         assert "worker" not in kind.ROLES
 
 
 def test_models_are_brought_by_gateways_alone() -> None:
-    for kind in (messages.PutBlob, messages.StatBlob, messages.Commit):
+    for kind in (catalog.PutBlob, catalog.StatBlob, catalog.Commit):
         assert {"gateway"} == kind.ROLES
 
 
 def test_what_must_not_be_done_twice_is_never_repeated() -> None:
-    assert not any(kind.REPEATABLE for kind in (messages.Take, messages.PutBlob, messages.MoveAlias, messages.Rollback))
+    assert not any(kind.REPEATABLE for kind in (messages.Take, catalog.PutBlob, catalog.MoveAlias, catalog.Rollback))
 
 
-@pytest.mark.parametrize(
-    "kind", [kind for _, kind in inspect.getmembers(messages, inspect.isclass) if issubclass(kind, Message)]
-)
+@pytest.mark.parametrize("kind", MESSAGES, ids=lambda kind: kind.__name__)
 def test_every_message_is_an_array_of_its_fields(kind: type[Message]) -> None:
     assert kind.__struct_config__.array_like

@@ -18,7 +18,7 @@ from tetherctl.session import Session
 from tetherd.errors import DigestMismatch
 from tetherd.types import parse_reference
 from tetherd.wire import manifest
-from tetherd.wire.messages import FileEntry
+from tetherd.wire.catalog import FileEntry
 
 
 def pull(

@@ -24,7 +24,8 @@ from tetherd.ports import Clock
 from tetherd.roles.membership import Membership
 from tetherd.types import Credentials, RoleName
 from tetherd.wire.assignments import Site
-from tetherd.wire.messages import Ensure, GetBlob, GetFleet, GetManifest, Infer, Release, Request, WatchCatalog
+from tetherd.wire.catalog import GetBlob, GetManifest, WatchCatalog
+from tetherd.wire.messages import Ensure, GetFleet, Infer, Release, Request
 from tetherd.wire.relay import Service
 from tetherd.wire.replication import GetHoldings
 from tetherd.wire.roster import Member

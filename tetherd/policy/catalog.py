@@ -6,7 +6,7 @@ from typing import Generic, TypeVar
 
 from tetherd.errors import ModelNotFound, ModelUnloaded, Unavailable, VersionNotFound
 from tetherd.types import LATEST, Reference
-from tetherd.wire.messages import Alias, Catalog, Version
+from tetherd.wire.catalog import Alias, Catalog, Version
 
 E = TypeVar("E")
 

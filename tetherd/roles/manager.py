@@ -14,23 +14,22 @@ from tetherd.errors import BlobNotFound, InvalidInput, ModelNotFound, TetherErro
 from tetherd.ports import Blobs, Clock, Context, Handler, Inspector, Ledger
 from tetherd.roles.reads import MAX_CHUNK, Reads
 from tetherd.types import Digest, Seconds, parse_alias, parse_model
-from tetherd.wire.chunks import CHUNK
-from tetherd.wire.manifest import build, check_files, digest_of, encode_config
-from tetherd.wire.messages import (
+from tetherd.wire.catalog import (
     Alias,
     BlobState,
     Catalog,
     Commit,
-    Done,
     FileEntry,
     MoveAlias,
     PutBlob,
     Remove,
-    Request,
     Rollback,
     SetServing,
     Version,
 )
+from tetherd.wire.chunks import CHUNK
+from tetherd.wire.manifest import build, check_files, digest_of, encode_config
+from tetherd.wire.messages import Done, Request
 
 R = TypeVar("R")
 

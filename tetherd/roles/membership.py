@@ -15,7 +15,8 @@ from tetherd.policy import membership as policy
 from tetherd.policy.membership import Standing
 from tetherd.ports import Caller, Clock, Context, Handler, Papers
 from tetherd.types import Credentials, RoleName, Seconds
-from tetherd.wire.messages import Done, Request, Resign, Rostered, WatchRoster
+from tetherd.wire.membership import Resign, Rostered, WatchRoster
+from tetherd.wire.messages import Done, Request
 from tetherd.wire.tokens import JoinToken
 
 T = TypeVar("T")

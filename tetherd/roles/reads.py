@@ -8,17 +8,9 @@ from typing import Any, Final, TypeVar
 from tetherd.errors import VersionNotFound
 from tetherd.ports import Blobs, Clock, Context, Handler
 from tetherd.types import Digest, Seconds, Tensor
+from tetherd.wire.catalog import BlobState, Catalog, Chunk, GetBlob, GetManifest, StatBlob, WatchCatalog
 from tetherd.wire.manifest import MAX_MANIFEST
-from tetherd.wire.messages import (
-    BlobState,
-    Catalog,
-    Chunk,
-    GetBlob,
-    GetManifest,
-    Request,
-    StatBlob,
-    WatchCatalog,
-)
+from tetherd.wire.messages import Request
 
 R = TypeVar("R")
 

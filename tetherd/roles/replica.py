@@ -15,19 +15,10 @@ from tetherd.ports import Blobs, Caller, CatalogCopy, Clock, Context, Fetcher, H
 from tetherd.roles.holdings import Here
 from tetherd.roles.reads import Reads
 from tetherd.types import Digest, Seconds
+from tetherd.wire.catalog import Catalog, Commit, MoveAlias, PutBlob, Remove, Rollback, SetServing, WatchCatalog
 from tetherd.wire.chunks import CHUNK
 from tetherd.wire.manifest import MAX_MANIFEST, parse
-from tetherd.wire.messages import (
-    Catalog,
-    Commit,
-    MoveAlias,
-    PutBlob,
-    Remove,
-    Request,
-    Rollback,
-    SetServing,
-    WatchCatalog,
-)
+from tetherd.wire.messages import Request
 from tetherd.wire.replication import Fetch, GetHoldings, HolderState, Holdings, ReportHoldings
 
 _PARK: Final[Seconds] = 30.0

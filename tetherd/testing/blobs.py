@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tetherd.errors import BlobNotFound, DigestMismatch, InvalidInput, OffsetConflict, TooLarge
 from tetherd.types import Buffer, Digest, Seconds, parse_digest
-from tetherd.wire.messages import BlobState
+from tetherd.wire.catalog import BlobState
 
 
 class MemoryBlobs:

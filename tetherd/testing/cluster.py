@@ -19,8 +19,9 @@ from tetherd.testing.runners import FakeEngine, FakeLauncher, FakeRunner
 from tetherd.testing.time import LoopClock
 from tetherd.types import Digest, Seconds, Tensor
 from tetherd.wire.assignments import Site
+from tetherd.wire.catalog import Catalog, WatchCatalog
 from tetherd.wire.chunks import BlobSource, Ways, said
-from tetherd.wire.messages import Catalog, FleetState, GetFleet, Infer, Inferred, Request, WatchCatalog
+from tetherd.wire.messages import FleetState, GetFleet, Infer, Inferred, Request
 
 R = TypeVar("R")
 

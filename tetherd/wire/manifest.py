@@ -16,8 +16,8 @@ import msgspec
 
 from tetherd.errors import MALFORMED, ModelInvalid, UnsupportedMedia
 from tetherd.types import Buffer, Digest, Signature, parse_digest, parse_model
+from tetherd.wire.catalog import FileEntry
 from tetherd.wire.chunks import Blob, blob, spell
-from tetherd.wire.messages import FileEntry
 
 MANIFEST_TYPE: Final = "application/vnd.oci.image.manifest.v1+json"
 ARTIFACT_TYPE: Final = "application/vnd.tether.model.v1"

@@ -24,8 +24,8 @@ from tetherd.errors import (
 from tetherd.ports import Blobs
 from tetherd.testing import MemoryBlobs
 from tetherd.types import Digest
+from tetherd.wire.catalog import BlobState
 from tetherd.wire.manifest import digest_of
-from tetherd.wire.messages import BlobState
 
 DATA = bytes(range(256)) * 8
 DIGEST = digest_of(DATA)

@@ -14,8 +14,8 @@ from onnx import TensorProto, helper
 from tetherd.drivers.models.inspect import ChildInspector
 from tetherd.errors import BlobNotFound, ModelInvalid, UnsupportedMedia
 from tetherd.types import TensorSpec
+from tetherd.wire.catalog import FileEntry
 from tetherd.wire.manifest import digest_of
-from tetherd.wire.messages import FileEntry
 
 FLOAT = TensorProto.FLOAT
 

@@ -11,8 +11,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from tetherd.drivers.models.ledger import SqliteLedger
 from tetherd.errors import Conflict, ModelNotFound, StorageFailed, VersionNotFound
 from tetherd.types import Digest, Signature, TensorSpec
+from tetherd.wire.catalog import Alias, FileEntry, Version
 from tetherd.wire.manifest import digest_of
-from tetherd.wire.messages import Alias, FileEntry, Version
 
 SIGNATURE = Signature((TensorSpec("x", "FP32", (-1, 4)),), (TensorSpec("y", "FP32", (-1,)),), True, ("no", "yes"))
 SHARED = digest_of(b"labels")

@@ -20,9 +20,9 @@ from tetherd.errors import ModelLoadFailed, Unavailable, VersionNotFound
 from tetherd.ports import Context
 from tetherd.types import Digest, Signature, Tensor, TensorSpec
 from tetherd.wire.assignments import Assignment
+from tetherd.wire.catalog import Chunk, FileEntry, GetBlob, GetManifest
 from tetherd.wire.chunks import BlobSource, Ways, said
 from tetherd.wire.manifest import Config, build, digest_of, encode_config
-from tetherd.wire.messages import Chunk, FileEntry, GetBlob, GetManifest
 
 SIGNATURE = Signature((TensorSpec("x", "FP32", (-1,)),), (TensorSpec("y", "FP32", (-1,)),), batchable=True)
 CONFIG = encode_config(Config("onnx", SIGNATURE))

@@ -15,8 +15,8 @@ from tetherd.drivers.models.link import Pace
 from tetherd.drivers.models.replicas import FileCatalog, StoreFetcher
 from tetherd.errors import StorageFull, Unavailable
 from tetherd.types import Signature
+from tetherd.wire.catalog import Alias, Catalog, FileEntry, Version
 from tetherd.wire.chunks import CHUNK
-from tetherd.wire.messages import Alias, Catalog, FileEntry, Version
 
 DATA = os.urandom(3 * CHUNK) + b"rest"
 BLOB = blob_of(DATA)

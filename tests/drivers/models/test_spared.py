@@ -10,8 +10,8 @@ from tetherd.drivers.models.replicas import FileCatalog
 from tetherd.drivers.models.spared import LEDGER, Spared, followed
 from tetherd.errors import StorageFailed
 from tetherd.types import Signature
+from tetherd.wire.catalog import Catalog, FileEntry, Version
 from tetherd.wire.manifest import Config, build, digest_of, encode_config
-from tetherd.wire.messages import Catalog, FileEntry, Version
 
 SIGNATURE = Signature((), ())
 CONFIG = encode_config(Config("onnx", SIGNATURE))

@@ -20,9 +20,9 @@ from tetherd.errors import (
     VersionNotFound,
 )
 from tetherd.types import Digest, Signature, Tensor, TensorSpec
+from tetherd.wire.catalog import Chunk, FileEntry, GetBlob, GetManifest
 from tetherd.wire.chunks import Blob
 from tetherd.wire.manifest import Config, build, digest_of, encode_config
-from tetherd.wire.messages import Chunk, FileEntry, GetBlob, GetManifest
 
 SIGNATURE = Signature((TensorSpec("x", "FP32", (-1,)),), (TensorSpec("y", "FP32", (-1,)),), batchable=True)
 FILES = {"model.onnx": b"m" * (2 * PIECE + 17), "data/weights.bin": b"w" * 100, "empty.txt": b""}

@@ -24,7 +24,7 @@ from tetherd.errors import (
     Unreachable,
 )
 from tetherd.types import Digest
-from tetherd.wire.messages import GetBlob, WatchCatalog
+from tetherd.wire.catalog import GetBlob, WatchCatalog
 
 REQUEST = GetBlob(Digest("sha256:0"), 0, 10)
 

@@ -19,7 +19,8 @@ from tetherd.drivers.rpc.remote import RemoteCaller
 from tetherd.errors import BadConfig, Cancelled, InUse, PermissionDenied, TetherError, Unreachable
 from tetherd.policy.admission import REJECTS
 from tetherd.types import Credentials
-from tetherd.wire.messages import GetBlob, GetFleet, Remove, Report, WatchCatalog
+from tetherd.wire.catalog import GetBlob, Remove, WatchCatalog
+from tetherd.wire.messages import GetFleet, Report
 
 
 @pytest.fixture

@@ -74,8 +74,9 @@ from tetherd.drivers.rpc.remote import RemoteCaller
 from tetherd.drivers.rpc.server import MAX_BAD
 from tetherd.policy.admission import REJECTS
 from tetherd.types import Credentials, Tensor
+from tetherd.wire.catalog import Chunk, GetBlob, PutBlob, Remove, WatchCatalog
 from tetherd.wire.frames import CANCEL, REPLY, Codec, Header
-from tetherd.wire.messages import Chunk, Done, GetBlob, GetFleet, PutBlob, Remove, Report, Request, WatchCatalog
+from tetherd.wire.messages import Done, GetFleet, Report, Request
 
 
 @pytest.fixture

@@ -17,7 +17,8 @@ from tetherd.errors import ModelNotFound, Unimplemented
 from tetherd.ports import Caller, Context
 from tetherd.testing import Connection
 from tetherd.types import Digest, Tensor
-from tetherd.wire.messages import Alias, Chunk, GetBlob, GetFleet, MoveAlias
+from tetherd.wire.catalog import Alias, Chunk, GetBlob, MoveAlias
+from tetherd.wire.messages import GetFleet
 
 
 class Desk:

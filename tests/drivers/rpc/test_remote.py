@@ -21,8 +21,9 @@ from tetherd.errors import (
     Unimplemented,
     Unreachable,
 )
+from tetherd.wire.catalog import Chunk, GetBlob
 from tetherd.wire.frames import Codec
-from tetherd.wire.messages import Chunk, GetBlob, NextCommands
+from tetherd.wire.messages import NextCommands
 
 
 async def test_a_call_that_takes_too_long_ends(ipc: str) -> None:

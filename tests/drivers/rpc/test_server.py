@@ -21,8 +21,9 @@ from tetherd.errors import (
     Unimplemented,
     Unreachable,
 )
+from tetherd.wire.catalog import Chunk, GetBlob, GetManifest
 from tetherd.wire.frames import CALL, CANCEL, FAILURE, REPLY, Codec, Header
-from tetherd.wire.messages import Chunk, Done, GetBlob, GetFleet, GetManifest, Release
+from tetherd.wire.messages import Done, GetFleet, Release
 
 
 async def test_a_call_is_answered_and_brings_its_context(address: str) -> None:

@@ -7,7 +7,7 @@ import pytest
 from tetherd.drivers.rpc.reaching import CONNECT
 from tetherd.drivers.rpc.several import SeveralCaller, Way
 from tetherd.errors import Conflict, TetherError, Unreachable
-from tetherd.wire.messages import Catalog, SetServing, WatchCatalog
+from tetherd.wire.catalog import Catalog, SetServing, WatchCatalog
 
 
 class Node:

@@ -19,6 +19,24 @@ from tetherd.roles.gateway.status import Facts
 from tetherd.types import Digest, Signature, Tensor, TensorSpec
 from tetherd.wire import messages as m
 from tetherd.wire import tensors
+from tetherd.wire.catalog import (
+    Alias,
+    BlobState,
+    Catalog,
+    Chunk,
+    Commit,
+    FileEntry,
+    GetBlob,
+    GetManifest,
+    MoveAlias,
+    PutBlob,
+    Remove,
+    Rollback,
+    SetServing,
+    StatBlob,
+    Version,
+    WatchCatalog,
+)
 from tetherd.wire.replication import GetHoldings, HolderState, Holdings
 
 
@@ -30,10 +48,10 @@ class SystemClock:
         return time.time()
 
 
-def version(model: str, number: int, signature: Signature) -> m.Version:
+def version(model: str, number: int, signature: Signature) -> Version:
     digest = Digest(f"sha256:{hashlib.sha256(f'{model}{number}'.encode()).hexdigest()}")
-    files = [m.FileEntry("model.onnx", digest, 10)]
-    return m.Version(model, number, digest, "onnx", signature, 10, 1.0, files)
+    files = [FileEntry("model.onnx", digest, 10)]
+    return Version(model, number, digest, "onnx", signature, 10, 1.0, files)
 
 
 def specs(*items: tuple[str, str, tuple[int, ...]]) -> tuple[TensorSpec, ...]:
@@ -113,8 +131,8 @@ class Manager:
     def __init__(self) -> None:
         self.versions = [version(name, 1, signature) for name, signature in SIGNATURES.items()]
         self.versions.append(version("double", 2, SIGNATURES["double"]))
-        self.aliases = {(name, "latest"): m.Alias(name, "latest", 1, 1) for name in SIGNATURES}
-        self.aliases["double", "next"] = m.Alias("double", "next", 2, 1)
+        self.aliases = {(name, "latest"): Alias(name, "latest", 1, 1) for name in SIGNATURES}
+        self.aliases["double", "next"] = Alias("double", "next", 2, 1)
         self.epoch = 1
         self.changed = asyncio.Event()
         self.away = False
@@ -136,18 +154,18 @@ class Manager:
         result = answer(request)
         return await result if isinstance(result, Awaitable) else result
 
-    async def on_watchcatalog(self, request: m.WatchCatalog) -> m.Catalog:
+    async def on_watchcatalog(self, request: WatchCatalog) -> Catalog:
         while request.epoch == self.epoch:
             await self.changed.wait()
-        return m.Catalog(self.epoch, list(self.versions), list(self.aliases.values()), list(self.unloaded))
+        return Catalog(self.epoch, list(self.versions), list(self.aliases.values()), list(self.unloaded))
 
-    def on_statblob(self, request: m.StatBlob) -> m.BlobState:
+    def on_statblob(self, request: StatBlob) -> BlobState:
         whole = self.blobs.get(request.digest)
         if whole is not None:
-            return m.BlobState(request.digest, True, len(whole))
-        return m.BlobState(request.digest, False, len(self.partial.get(request.digest, b"")))
+            return BlobState(request.digest, True, len(whole))
+        return BlobState(request.digest, False, len(self.partial.get(request.digest, b"")))
 
-    def on_putblob(self, request: m.PutBlob) -> m.BlobState:
+    def on_putblob(self, request: PutBlob) -> BlobState:
         have = self.partial.get(request.digest, b"")
         if request.offset != len(have):
             raise OffsetConflict("the upload goes on elsewhere", details={"offset": len(have)})
@@ -158,14 +176,14 @@ class Manager:
             if f"sha256:{hashlib.sha256(have).hexdigest()}" != request.digest:
                 raise DigestMismatch("these bytes are not what the digest says")
             self.blobs[request.digest] = have
-        return m.BlobState(request.digest, len(have) == request.size, len(have))
+        return BlobState(request.digest, len(have) == request.size, len(have))
 
-    def on_getblob(self, request: m.GetBlob) -> m.Chunk:
+    def on_getblob(self, request: GetBlob) -> Chunk:
         whole = self.blobs[request.digest]
         data = whole[request.offset : request.offset + request.length]
-        return m.Chunk(len(whole), Tensor("data", "UINT8", (len(data),), data))
+        return Chunk(len(whole), Tensor("data", "UINT8", (len(data),), data))
 
-    def on_commit(self, request: m.Commit) -> m.Version:
+    def on_commit(self, request: Commit) -> Version:
         for file in request.files:
             if file.digest not in self.blobs:
                 raise BlobNotFound(f"no blob {file.digest}")
@@ -176,11 +194,11 @@ class Manager:
         made = version(request.model, len(mine) + 1, SIGNATURES["double"])
         made.files = request.files
         self.versions.append(made)
-        self.on_movealias(m.MoveAlias(request.model, request.alias, made.number))
+        self.on_movealias(MoveAlias(request.model, request.alias, made.number))
         return made
 
-    def on_getmanifest(self, request: m.GetManifest) -> m.Chunk:
-        return m.Chunk(2, Tensor("data", "UINT8", (2,), b"{}"))
+    def on_getmanifest(self, request: GetManifest) -> Chunk:
+        return Chunk(2, Tensor("data", "UINT8", (2,), b"{}"))
 
     def on_getholdings(self, request: GetHoldings) -> Holdings:
         if self.copies is None:
@@ -191,28 +209,28 @@ class Manager:
         ]
         return Holdings(3, states)
 
-    def on_movealias(self, request: m.MoveAlias) -> m.Alias:
+    def on_movealias(self, request: MoveAlias) -> Alias:
         old = self.aliases.get((request.model, request.alias))
-        moved = m.Alias(
+        moved = Alias(
             request.model, request.alias, request.number, old.epoch + 1 if old else 1, old.number if old else None
         )
         self.aliases[request.model, request.alias] = moved
         self.change()
         return moved
 
-    def on_setserving(self, request: m.SetServing) -> m.Done:
+    def on_setserving(self, request: SetServing) -> m.Done:
         self.unloaded = [name for name in self.unloaded if name != request.model]
         if not request.serving:
             self.unloaded.append(request.model)
         self.change()
         return m.Done()
 
-    def on_rollback(self, request: m.Rollback) -> m.Alias:
+    def on_rollback(self, request: Rollback) -> Alias:
         previous = self.aliases[request.model, request.alias].previous
         assert previous is not None
-        return self.on_movealias(m.MoveAlias(request.model, request.alias, previous))
+        return self.on_movealias(MoveAlias(request.model, request.alias, previous))
 
-    def on_remove(self, request: m.Remove) -> m.Done:
+    def on_remove(self, request: Remove) -> m.Done:
         self.versions = [
             known for known in self.versions if known.model != request.model or request.number not in (0, known.number)
         ]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tetherd.roles.gateway import exchange, surface
-from tetherd.wire import messages as m
+from tetherd.wire.catalog import Catalog, WatchCatalog
 
 
 async def test_the_last_catalog_stays_in_force_while_the_manager_is_away(world: Any) -> None:
@@ -30,7 +30,7 @@ async def until(world: Any, holds: Callable[[Any], bool]) -> None:
 
 async def test_an_older_catalog_is_not_taken(world: Any) -> None:
     before = world.gateway.view()
-    world.gateway._install(m.Catalog(0, [], []))
+    world.gateway._install(Catalog(0, [], []))
     assert world.gateway.view() is before
 
 
@@ -39,7 +39,7 @@ async def test_a_manager_that_lags_behind_is_not_asked_without_a_pause(world: An
     asked = 0
     answer = world.manager.on_watchcatalog
 
-    async def count(request: m.WatchCatalog) -> m.Catalog:
+    async def count(request: WatchCatalog) -> Catalog:
         nonlocal asked
         asked += 1
         return await answer(request)

@@ -22,11 +22,7 @@ from tetherd.roles.orchestrator import Limits, Orchestrator
 from tetherd.testing import Bench, Cluster, FakeEngine, ManualClock, request, simulated
 from tetherd.testing.bench import finished, numbers, settle
 from tetherd.types import Digest, Tensor
-from tetherd.wire.messages import (
-    Finished,
-    Infer,
-    Take,
-)
+from tetherd.wire.messages import Finished, Infer, Take
 
 V = Digest("sha256:m-1")
 

@@ -17,14 +17,7 @@ from tetherd.ports import Context
 from tetherd.testing import Bench, Cluster, request, simulated
 from tetherd.testing.bench import finished, numbers, settle
 from tetherd.types import Digest
-from tetherd.wire.messages import (
-    Ensure,
-    Loaded,
-    NextCommands,
-    Release,
-    Report,
-    Take,
-)
+from tetherd.wire.messages import Ensure, Loaded, NextCommands, Release, Report, Take
 
 V = Digest("sha256:m-1")
 

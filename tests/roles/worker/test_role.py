@@ -11,7 +11,8 @@ from tetherd.policy.placement import Restarts
 from tetherd.testing import Cluster, FakeRunner, simulate, simulated
 from tetherd.types import Digest, Signature
 from tetherd.wire.assignments import Event
-from tetherd.wire.messages import Alias, Catalog, Ensure, Loaded, Release, Version
+from tetherd.wire.catalog import Alias, Catalog, Version
+from tetherd.wire.messages import Ensure, Loaded, Release
 
 
 def settings(**changes: Any) -> Settings:

@@ -27,7 +27,7 @@ from tetherd.errors import (
     TooLarge,
 )
 from tetherd.types import Buffer, Digest, Seconds, digest_hex, parse_digest
-from tetherd.wire.messages import BlobState
+from tetherd.wire.catalog import BlobState
 
 _PARTIAL: Final = ".part"
 _FETCHED: Final = ".fetch"  # unlike an upload, it has gaps

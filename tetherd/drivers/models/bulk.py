@@ -32,8 +32,8 @@ from tetherd.errors import (
 )
 from tetherd.types import Digest, Seconds
 from tetherd.wire import problem
+from tetherd.wire.catalog import BlobState
 from tetherd.wire.chunks import bits, count
-from tetherd.wire.messages import BlobState
 from tetherd.wire.ranges import byte_range
 
 R = TypeVar("R")

@@ -18,8 +18,8 @@ import msgspec
 
 from tetherd.errors import MALFORMED, Failure, ModelInvalid, revive
 from tetherd.types import Digest, Seconds
+from tetherd.wire.catalog import FileEntry
 from tetherd.wire.manifest import Config, model_file
-from tetherd.wire.messages import FileEntry
 
 MAX_MODEL: Final = (2 << 30) - 1  # the limit of its encoding; larger weights lie in files beside the model
 MAX_ANSWER: Final = 16 << 20

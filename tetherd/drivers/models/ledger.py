@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from tetherd.drivers.host.sqlite import Database
 from tetherd.errors import Conflict, ModelNotFound, VersionNotFound
 from tetherd.types import LATEST, Digest, Signature
-from tetherd.wire.messages import Alias, Catalog, FileEntry, Version
+from tetherd.wire.catalog import Alias, Catalog, FileEntry, Version
 
 SCHEMA: Final = 1
 

@@ -10,8 +10,9 @@ from typing import Final, Protocol, TypeAlias
 
 from tetherd.errors import DigestMismatch, ModelInvalid
 from tetherd.types import Digest
+from tetherd.wire.catalog import Chunk, GetBlob, GetManifest
 from tetherd.wire.chunks import Blob
-from tetherd.wire.messages import Chunk, GetBlob, GetManifest, Request
+from tetherd.wire.messages import Request
 
 PIECE: Final = 1024 * 1024
 

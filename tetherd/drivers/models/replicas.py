@@ -11,8 +11,8 @@ from tetherd.drivers.models.drafts import Draft, Drafts
 from tetherd.drivers.models.fetch import BulkClient
 from tetherd.errors import MALFORMED, StorageFailed
 from tetherd.types import Digest
+from tetherd.wire.catalog import Catalog
 from tetherd.wire.chunks import Blob, BlobSource
-from tetherd.wire.messages import Catalog
 
 
 class StoreFetcher:

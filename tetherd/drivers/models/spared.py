@@ -15,8 +15,8 @@ from tetherd.drivers.models.ledger import SqliteLedger
 from tetherd.errors import MALFORMED, BlobNotFound, InvalidInput, ModelInvalid, StorageFailed
 from tetherd.ports import Blobs
 from tetherd.types import Digest
+from tetherd.wire.catalog import Catalog, Version
 from tetherd.wire.manifest import MAX_MANIFEST, parse
-from tetherd.wire.messages import Catalog, Version
 
 LEDGER: Final = "ledger.db"
 _FOLLOWED: Final = "followed-{}.json"

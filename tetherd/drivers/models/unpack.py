@@ -21,8 +21,8 @@ from tetherd.drivers.models.origins import Origin
 from tetherd.errors import DigestMismatch, StorageFailed, StorageFull
 from tetherd.types import Digest, Signature, digest_hex
 from tetherd.wire import manifest
+from tetherd.wire.catalog import FileEntry
 from tetherd.wire.manifest import Manifest
-from tetherd.wire.messages import FileEntry
 
 _DRAFT: Final = ".draft"
 _NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT})

@@ -22,7 +22,8 @@ from tetherd.roles.gateway.repository import Repository
 from tetherd.roles.gateway.status import Facts, Status
 from tetherd.roles.gateway.surface import Surface
 from tetherd.types import Seconds, parse_reference
-from tetherd.wire.messages import Catalog, Request, WatchCatalog
+from tetherd.wire.catalog import Catalog, WatchCatalog
+from tetherd.wire.messages import Request
 
 _PARK: Final[Seconds] = 60.0
 _BACKOFF: Final[tuple[Seconds, Seconds]] = (0.1, 5.0)

@@ -8,7 +8,7 @@ from tetherd.roles.gateway.exchange import BINARY, Answer, Exchange, Headers
 from tetherd.roles.gateway.operations import CHUNK, Operations
 from tetherd.roles.gateway.routing import Route
 from tetherd.types import Digest, parse_digest
-from tetherd.wire.messages import GetBlob, StatBlob
+from tetherd.wire.catalog import GetBlob, StatBlob
 from tetherd.wire.ranges import byte_range
 
 PATH: Final = "/api/v1/blobs/{digest}"

@@ -4,7 +4,7 @@ from typing import Final, TypeAlias
 
 from tetherd.policy import catalog
 from tetherd.types import Signature
-from tetherd.wire.messages import Version
+from tetherd.wire.catalog import Version
 from tetherd.wire.openinference import Served
 from tetherd.wire.templates import Templates
 

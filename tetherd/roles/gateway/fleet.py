@@ -8,7 +8,8 @@ import msgspec
 from tetherd.errors import TetherError
 from tetherd.ports import Caller, Clock
 from tetherd.types import Seconds
-from tetherd.wire.messages import FleetState, GetFleet, Loaded, Version
+from tetherd.wire.catalog import Version
+from tetherd.wire.messages import FleetState, GetFleet, Loaded
 
 _PATIENCE: Final[Seconds] = 2.0
 

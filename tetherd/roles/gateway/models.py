@@ -11,7 +11,7 @@ from tetherd.roles.gateway.fleet import Fleet, runners
 from tetherd.roles.gateway.operations import Operations
 from tetherd.roles.gateway.routing import Route
 from tetherd.types import LATEST, parse_alias, parse_digest, parse_model, parse_reference
-from tetherd.wire.messages import Alias, FileEntry, GetManifest, Version
+from tetherd.wire.catalog import Alias, FileEntry, GetManifest, Version
 from tetherd.wire.replication import Holdings
 
 ROOT: Final = "/api/v1/models"

@@ -8,21 +8,19 @@ from tetherd.ports import Caller, Clock
 from tetherd.roles.gateway.catalog import Entry, Model, View
 from tetherd.roles.gateway.fleet import Fleet, look
 from tetherd.types import Digest, Reference, Seconds, Tensor
-from tetherd.wire.messages import (
+from tetherd.wire.catalog import (
     Alias,
     BlobState,
     Commit,
-    Ensure,
     FileEntry,
     MoveAlias,
     PutBlob,
-    Release,
     Remove,
-    Request,
     Rollback,
     SetServing,
     Version,
 )
+from tetherd.wire.messages import Ensure, Release, Request
 from tetherd.wire.replication import GetHoldings, Holdings
 
 CHUNK: Final = 1024 * 1024

@@ -15,7 +15,7 @@ from tetherd.roles.gateway.operations import Operations
 from tetherd.roles.gateway.routing import Route
 from tetherd.types import LATEST, Reference, parse_model
 from tetherd.wire import jsondata
-from tetherd.wire.messages import FileEntry
+from tetherd.wire.catalog import FileEntry
 
 _FILE: Final = re.compile(r"file:(\d{1,9})/(.{1,255})", re.DOTALL)
 _STATES: Final[dict[State, str]] = {"READY": "READY", "IDLE": "READY", "LOADING": "LOADING", "UNLOADING": "UNLOADING"}

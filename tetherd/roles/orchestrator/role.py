@@ -14,17 +14,7 @@ from tetherd.roles.orchestrator.fleet import RETURN, Fleet
 from tetherd.roles.orchestrator.hosting import Hosting
 from tetherd.roles.orchestrator.lane import Lane, Lease
 from tetherd.types import Seconds
-from tetherd.wire.messages import (
-    Ensure,
-    FleetState,
-    GetFleet,
-    Infer,
-    NextCommands,
-    Release,
-    Report,
-    Request,
-    Take,
-)
+from tetherd.wire.messages import Ensure, FleetState, GetFleet, Infer, NextCommands, Release, Report, Request, Take
 
 _TICK: Final[Seconds] = 0.05
 _IDLE_TICK: Final[Seconds] = 1.0

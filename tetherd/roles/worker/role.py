@@ -20,18 +20,9 @@ from tetherd.roles.worker.copies import Copy, Group, Keeper, stop
 from tetherd.roles.worker.link import HEARTBEAT, Link
 from tetherd.types import Isolation, Seconds, parse_reference
 from tetherd.wire.assignments import Assignment, Bearings, Site, identity
+from tetherd.wire.catalog import Catalog, Version, WatchCatalog
 from tetherd.wire.chunks import BlobSource
-from tetherd.wire.messages import (
-    Catalog,
-    Commands,
-    Load,
-    Recycle,
-    Report,
-    Request,
-    Unload,
-    Version,
-    WatchCatalog,
-)
+from tetherd.wire.messages import Commands, Load, Recycle, Report, Request, Unload
 from tetherd.wire.replication import GetHoldings
 
 _PARK: Final[Seconds] = 30.0
