@@ -229,7 +229,7 @@ def _ticket(side: bytes, session: int) -> bytes:
 
 
 async def _be_relay() -> None:
-    junction = SocketJunction("127.0.0.1", 0)
+    junction = SocketJunction("127.0.0.1:0")
     await junction.run(
         lambda ticket: int.from_bytes(ticket[1:]), lambda *_: None, lambda: print(junction.port, flush=True)
     )

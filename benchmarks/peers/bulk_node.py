@@ -12,12 +12,12 @@ from pathlib import Path
 
 import msgspec
 
-from tetherd.drivers.identity.mutual import dialling, listening
 from tetherd.drivers.models.blobs import DiskBlobs
 from tetherd.drivers.models.bulk import BulkServer
 from tetherd.drivers.models.drafts import Drafts
 from tetherd.drivers.models.fetch import BulkClient
 from tetherd.drivers.models.replicas import StoreFetcher
+from tetherd.drivers.tcp.mutual import dialling, listening
 from tetherd.types import Credentials
 from tetherd.wire.chunks import Blob, BlobSource
 

@@ -13,11 +13,11 @@ from typing import Any, Final
 from certificates import home
 
 from tetherd.drivers.host.clock import SystemClock
-from tetherd.drivers.identity import mutual
 from tetherd.drivers.rpc import nng, tls
 from tetherd.drivers.rpc.door import Door
 from tetherd.drivers.rpc.remote import RemoteCaller
 from tetherd.drivers.rpc.server import Server
+from tetherd.drivers.tcp import mutual
 from tetherd.errors import PermissionDenied
 from tetherd.policy.admission import Admission
 from tetherd.ports import Context

@@ -41,7 +41,7 @@ class Relayed:
         self.dialer, self.target = network.node(), network.node()
         self.members = {RELAY, self.dialer.node, self.target.node}
         self.clock = SystemClock()
-        self.junction = SocketJunction("127.0.0.1", port)
+        self.junction = SocketJunction(f"127.0.0.1:{port}")
         self.relay = Relay(
             node=RELAY, member=self.members.__contains__, junction=self.junction, limits=limits, clock=self.clock
         )

@@ -14,9 +14,9 @@ from typing import Any
 import uvloop
 from certificates import Network
 
-from tetherd.drivers.identity.mutual import listening
 from tetherd.drivers.models.bulk import BulkServer, Limits
 from tetherd.drivers.models.drafts import Drafts
+from tetherd.drivers.tcp.mutual import listening
 from tetherd.errors import PermissionDenied
 from tetherd.testing import MemoryBlobs
 from tetherd.types import Credentials

@@ -62,7 +62,7 @@ async def relay(setting: Setting, place: Path) -> None:
     role = Relay(
         node=setting.relay.node,
         member=setting.roster.__contains__,
-        junction=SocketJunction("0.0.0.0", 7446),
+        junction=SocketJunction("0.0.0.0:7446"),
         limits=Limits(),
         clock=CLOCK,
     )

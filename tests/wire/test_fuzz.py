@@ -20,7 +20,7 @@ from kinds import MESSAGES
 
 from tetherd.drivers.identity import certificates, enrolment
 from tetherd.drivers.models import heads, link
-from tetherd.drivers.rpc.dialer import Refused
+from tetherd.drivers.tcp.dialer import Refused
 from tetherd.errors import (
     BadFrame,
     BadRange,

@@ -1,7 +1,7 @@
 """The preface is exactly one sequence of 40 bytes per ticket, and the messages survive the frame codec."""
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from tetherd.errors import BadFrame
@@ -15,6 +15,7 @@ from tetherd.wire.relay import (
     OpenRelay,
     Summoned,
     Summons,
+    opening,
     preface,
     read_preface,
 )
@@ -38,6 +39,18 @@ def test_nor_is_one_with_another_start(at: int, change: int, ticket: bytes) -> N
     data[at] ^= change
     with pytest.raises(BadFrame):
         read_preface(bytes(data))
+
+
+@given(st.binary(min_size=TICKET_SIZE, max_size=TICKET_SIZE), st.integers(0, PREFACE_SIZE))
+def test_its_first_bytes_tell_how_many_there_will_be(ticket: bytes, size: int) -> None:
+    assert opening(preface(ticket)[:size]) == (PREFACE_SIZE if size >= 8 else 8)
+
+
+@given(st.binary(min_size=8, max_size=64))
+def test_what_begins_otherwise_never_becomes_one(data: bytes) -> None:
+    assume(not preface(bytes(TICKET_SIZE)).startswith(data[:8]))
+    with pytest.raises(BadFrame):
+        opening(data)
 
 
 @pytest.mark.parametrize("size", range(PREFACE_SIZE))

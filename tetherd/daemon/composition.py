@@ -13,10 +13,10 @@ from tetherd.daemon.models import Models
 from tetherd.daemon.network import Network
 from tetherd.daemon.relays import relay
 from tetherd.daemon.surroundings import Sources, Surroundings
-from tetherd.drivers.discovery.diagnosis import explain
 from tetherd.drivers.host.processes import ProcessLauncher
 from tetherd.drivers.http.server import HttpServer
 from tetherd.drivers.identity.papers import DiskPapers
+from tetherd.drivers.rpc.explain import explain
 from tetherd.drivers.rpc.local import LocalCaller, NobodyCaller
 from tetherd.drivers.rpc.nng import TLS
 from tetherd.drivers.rpc.remote import RemoteCaller

@@ -9,7 +9,6 @@ from tetherd.config.schema import Config
 from tetherd.daemon.duties import Duty
 from tetherd.daemon.network import Network
 from tetherd.daemon.surroundings import Sources
-from tetherd.drivers.identity.mutual import Renewing, dialling, listening
 from tetherd.drivers.models.blobs import DiskBlobs
 from tetherd.drivers.models.bulk import BulkServer
 from tetherd.drivers.models.drafts import Drafts
@@ -18,6 +17,7 @@ from tetherd.drivers.models.inspect import ChildInspector
 from tetherd.drivers.models.ledger import SqliteLedger
 from tetherd.drivers.models.replicas import FileCatalog, StoreFetcher
 from tetherd.drivers.models.spared import LEDGER, Spared, followed
+from tetherd.drivers.tcp.mutual import Renewing, dialling, listening
 from tetherd.errors import PermissionDenied
 from tetherd.ports import Clock, Handler, Role
 from tetherd.roles.holdings import Here, Holders

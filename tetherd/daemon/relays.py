@@ -37,7 +37,7 @@ def relay(settings: Settings, membership: Membership, clock: Clock) -> Relay:
     return Relay(
         node=membership.standing.node,
         member=lambda node: membership.roles_of(node) is not None,
-        junction=SocketJunction(*addresses.split(settings.listen)),
+        junction=SocketJunction(settings.listen),
         limits=limits,
         clock=clock,
     )

@@ -89,6 +89,15 @@ def preface(ticket: bytes) -> bytes:
     return _START + ticket
 
 
+def opening(data: bytes) -> int:
+    """Return how many bytes a connection to a relay's port that begins so opens with. Raises BadFrame."""
+    if len(data) < len(_START):
+        return len(_START)
+    if not data.startswith(_START):
+        raise BadFrame("these are not the first bytes of a relayed connection")
+    return PREFACE_SIZE
+
+
 def read_preface(data: bytes) -> bytes:
     """Return the ticket in a preface. Raises BadFrame."""
     if len(data) != PREFACE_SIZE or not data.startswith(_START):

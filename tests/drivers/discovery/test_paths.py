@@ -14,7 +14,7 @@ from tetherd.discovery.addresses import MAX_DIALS
 from tetherd.discovery.racing import Attempt, Missed, Reached
 from tetherd.drivers.discovery.paths import TlsProber
 from tetherd.drivers.host.clock import SystemClock
-from tetherd.drivers.identity.mutual import dialling, listening
+from tetherd.drivers.tcp.mutual import dialling, listening
 from tetherd.types import Credentials
 
 ME = home().node()

@@ -14,10 +14,11 @@ from cryptography.hazmat.primitives import serialization
 
 from tetherd.drivers.host.clock import SystemClock
 from tetherd.drivers.identity import authority as authorities
-from tetherd.drivers.identity import certificates, enrolment, joining, mutual
+from tetherd.drivers.identity import certificates, enrolment, joining
 from tetherd.drivers.identity.authority import NetworkAuthority
 from tetherd.drivers.identity.enrolment import EnrolmentServer, Failures
 from tetherd.drivers.identity.joining import Applicant
+from tetherd.drivers.tcp import mutual
 from tetherd.errors import (
     BadRoster,
     ClockSkew,

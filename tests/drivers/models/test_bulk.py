@@ -13,9 +13,9 @@ import pytest
 from certificates import Network, home
 from sources import Hosts, blob_of, shelf
 
-from tetherd.drivers.identity.mutual import dialling
 from tetherd.drivers.models.bulk import BulkServer, Limits
 from tetherd.drivers.models.drafts import Draft, Drafts
+from tetherd.drivers.tcp.mutual import dialling
 from tetherd.errors import BadConfig, InUse
 from tetherd.types import Credentials
 from tetherd.wire.chunks import CHUNK, BlobSource, from_bits

@@ -15,10 +15,10 @@ from certificates import Network, home
 from sources import Answer, Hosts, blob_of, head, shelf
 
 import tetherd
-from tetherd.drivers.identity.mutual import dialling
 from tetherd.drivers.models.drafts import Draft, Drafts
 from tetherd.drivers.models.fetch import BulkClient, Fetched, FleetOrigin
 from tetherd.drivers.models.link import Pace
+from tetherd.drivers.tcp.mutual import dialling
 from tetherd.errors import DigestMismatch, Unavailable
 from tetherd.types import Credentials
 from tetherd.wire.chunks import CHUNK, Blob, BlobSource, Ways
@@ -413,7 +413,7 @@ CHILD = """
 import sys, pathlib, msgspec
 from tetherd.drivers.models.drafts import Draft
 from tetherd.drivers.models.fetch import BulkClient
-from tetherd.drivers.identity.mutual import dialling
+from tetherd.drivers.tcp.mutual import dialling
 from tetherd.types import Credentials
 from tetherd.wire.chunks import Blob, BlobSource
 blob, member, sources, target = msgspec.msgpack.decode(

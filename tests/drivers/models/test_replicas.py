@@ -7,12 +7,12 @@ import pytest
 from certificates import home
 from sources import Hosts, blob_of, head, shelf
 
-from tetherd.drivers.identity.mutual import dialling
 from tetherd.drivers.models.blobs import DiskBlobs
 from tetherd.drivers.models.drafts import Drafts
 from tetherd.drivers.models.fetch import BulkClient
 from tetherd.drivers.models.link import Pace
 from tetherd.drivers.models.replicas import FileCatalog, StoreFetcher
+from tetherd.drivers.tcp.mutual import dialling
 from tetherd.errors import StorageFull, Unavailable
 from tetherd.types import Signature
 from tetherd.wire.catalog import Alias, Catalog, FileEntry, Version

@@ -11,7 +11,8 @@ import pytest
 from plain import Dial, Peer, peers
 
 from tetherd.drivers.relay import junction as module
-from tetherd.drivers.relay.junction import STRANGERS, SocketJunction
+from tetherd.drivers.relay.junction import SocketJunction
+from tetherd.drivers.tcp import lobby
 from tetherd.errors import BadConfig, Forbidden, InUse
 from tetherd.wire.relay import preface
 
@@ -54,7 +55,7 @@ class World:
 
 @contextlib.asynccontextmanager
 async def world() -> AsyncIterator[World]:
-    junction, desk, ready = SocketJunction("127.0.0.1", 0), Desk(), asyncio.Event()
+    junction, desk, ready = SocketJunction("127.0.0.1:0"), Desk(), asyncio.Event()
     async with peers() as dial:
         task = asyncio.create_task(junction.run(desk.claim, desk.ended, ready.set))
         await asyncio.wait_for(ready.wait(), 5.0)
@@ -131,7 +132,7 @@ async def test_silence_is_closed_in_time(monkeypatch: pytest.MonkeyPatch) -> Non
 
 async def test_a_crowd_of_silent_strangers_does_not_keep_a_ticket_out() -> None:
     async with world() as here:
-        crowd = [await here.dial() for _ in range(STRANGERS + 50)]
+        crowd = [await here.dial() for _ in range(lobby.MOST + 50)]
         assert await crowd[0].closed(), "the oldest made room"
         left, right = await here.dial(preface(LEFT)), await here.dial(preface(RIGHT))
         await left.send(b"x")
@@ -193,7 +194,7 @@ async def test_an_address_that_is_taken_is_said_to_be() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(InUse, match="in use") as refused:
-            await SocketJunction("127.0.0.1", port).run(nothing, lambda *_: None, lambda: None)
+            await SocketJunction(f"127.0.0.1:{port}").run(nothing, lambda *_: None, lambda: None)
         assert "relay.listen" in refused.value.fix
     with pytest.raises(BadConfig, match="cannot listen"):
-        await SocketJunction("192.0.2.1", 0).run(nothing, lambda *_: None, lambda: None)
+        await SocketJunction("192.0.2.1:0").run(nothing, lambda *_: None, lambda: None)

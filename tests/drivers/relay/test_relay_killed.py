@@ -20,7 +20,7 @@ AT_ONCE = 0.5  # on a busy machine; 0.02 s on an idle one
 RELAY = """
 import asyncio
 from tetherd.drivers.relay.junction import SocketJunction
-junction = SocketJunction("127.0.0.1", 0)
+junction = SocketJunction("127.0.0.1:0")
 claim = lambda ticket: int.from_bytes(ticket[1:])
 asyncio.run(junction.run(claim, lambda *_: None, lambda: print(junction.port, flush=True)))
 """

@@ -11,8 +11,8 @@ from plain import Peer, free_port, peers, serving
 from pynng import Rep0, Req0, Timeout
 from relaying import Relayed, relayed
 
-from tetherd.drivers.identity import mutual
 from tetherd.drivers.rpc import nng
+from tetherd.drivers.tcp import mutual
 from tetherd.policy.relaying import Limits
 from tetherd.types import Credentials
 

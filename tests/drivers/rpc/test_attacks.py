@@ -59,9 +59,10 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from doorway import MAX, Doorway, Hands, attack, frame, is_well, open_files, soon, wait_closed
 
-from tetherd.drivers.identity import certificates, mutual
+from tetherd.drivers.identity import certificates
 from tetherd.drivers.rpc import nng, tls
 from tetherd.drivers.rpc.handshakes import Handshakes
+from tetherd.drivers.tcp import mutual
 from tetherd.errors import Unreachable
 from tetherd.types import Credentials
 from tetherd.wire import signing

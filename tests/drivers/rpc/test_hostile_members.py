@@ -66,12 +66,12 @@ from certificates import home
 from doorway import MAX, Doorway, Hands, attack, code, frame, is_well, join, open_files, soon, wait_closed
 
 from tetherd.drivers.host.clock import SystemClock
-from tetherd.drivers.identity import mutual
 from tetherd.drivers.rpc import nng, tls
 from tetherd.drivers.rpc.door import MAX_EXCESS, MAX_SILENT
 from tetherd.drivers.rpc.handshakes import PATIENCE, Handshakes
 from tetherd.drivers.rpc.remote import RemoteCaller
 from tetherd.drivers.rpc.server import MAX_BAD
+from tetherd.drivers.tcp import mutual
 from tetherd.policy.admission import REJECTS
 from tetherd.types import Credentials, Tensor
 from tetherd.wire.catalog import Chunk, GetBlob, PutBlob, Remove, WatchCatalog

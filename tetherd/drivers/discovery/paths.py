@@ -9,7 +9,7 @@ from typing import Any, Final
 from tetherd.discovery.addresses import DIAL_WINDOW, MAX_DIALS, DialBudget, parse
 from tetherd.discovery.hints import Reason
 from tetherd.discovery.racing import Attempt, Missed, Outcome, Race, Reached, is_relayed
-from tetherd.drivers.identity.mutual import peer
+from tetherd.drivers.tcp.mutual import peer
 from tetherd.errors import InvalidInput, PermissionDenied
 from tetherd.ports import Clock
 from tetherd.types import Seconds

@@ -16,9 +16,9 @@ from weakref import WeakKeyDictionary
 
 import msgspec
 
-from tetherd.drivers.identity import mutual
 from tetherd.drivers.identity.authority import NetworkAuthority
-from tetherd.drivers.identity.reception import Reception, until
+from tetherd.drivers.tcp import mutual
+from tetherd.drivers.tcp.reception import Reception, until
 from tetherd.errors import (
     MALFORMED,
     Internal,

@@ -18,10 +18,10 @@ from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
 
-from tetherd.drivers.identity.mutual import peer
-from tetherd.drivers.identity.reception import HANDSHAKE, Reception, drop, until
 from tetherd.drivers.models.drafts import Draft, Drafts
 from tetherd.drivers.models.heads import Request, parse
+from tetherd.drivers.tcp.mutual import peer
+from tetherd.drivers.tcp.reception import HANDSHAKE, Reception, drop, until
 from tetherd.errors import (
     BlobNotFound,
     HeadersTooLarge,

@@ -20,7 +20,7 @@ import msgspec
 
 from tetherd.drivers.models.drafts import Draft
 from tetherd.drivers.models.link import PACE, Link, Pace
-from tetherd.drivers.rpc.dialer import POLL, Dialer, Refused
+from tetherd.drivers.tcp.dialer import POLL, Dialer, Refused
 from tetherd.errors import DigestMismatch, Unavailable
 from tetherd.policy.fetching import Plan
 from tetherd.types import Digest

@@ -12,7 +12,7 @@ from typing import Final
 
 import msgspec
 
-from tetherd.drivers.rpc.dialer import POLL, Dialer, Refused
+from tetherd.drivers.tcp.dialer import POLL, Dialer, Refused
 from tetherd.types import Digest, Seconds
 from tetherd.wire.chunks import Blob, BlobSource, from_bits
 

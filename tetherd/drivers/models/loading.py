@@ -60,8 +60,8 @@ def _from_fleet(
 ) -> Unpacked:
     # TLS and certificates are memory and time that a runner beside its manager does without.
     from tetherd.drivers.identity.keys import load as credentials
-    from tetherd.drivers.identity.mutual import dialling
     from tetherd.drivers.models.fetch import BulkClient, FleetOrigin
+    from tetherd.drivers.tcp.mutual import dialling
 
     identity, moved = Path(assignment.identity), time.monotonic()
 

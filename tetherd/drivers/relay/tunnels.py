@@ -13,7 +13,6 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, Final
 
-from tetherd.drivers.relay.junction import accept
 from tetherd.drivers.relay.splice import CHUNK, Splice, reset, tune
 from tetherd.errors import Unavailable, Unreachable
 from tetherd.ports import Guest
@@ -23,6 +22,8 @@ from tetherd.wire.relay import Way
 CONNECT: Final[Seconds] = 3.0
 GUESTS: Final = 256
 """Connections through one door at once; more are closed as they come."""
+
+_SHORT_OF_FILES: Final[Seconds] = 0.1
 
 _log = logging.getLogger("tetherd.relay")
 
@@ -92,7 +93,7 @@ class _Door:
 
     async def _accept(self) -> None:
         while True:
-            connection = await accept(self._listener)
+            connection = await self._next()
             if len(self._guests) >= GUESTS:
                 reset(connection)
                 continue
@@ -101,6 +102,15 @@ class _Door:
             task = asyncio.create_task(self._welcome(guest))
             self._guests.add(task)
             task.add_done_callback(partial(self._farewell, guest))
+
+    async def _next(self) -> socket.socket:
+        """Return the next connection; waits while this process has no files to spare."""
+        while True:
+            try:
+                return (await asyncio.get_running_loop().sock_accept(self._listener))[0]
+            except OSError as error:
+                _log.warning("connections cannot be taken for now", extra={"reason": str(error)})
+                await asyncio.sleep(_SHORT_OF_FILES)
 
     async def _welcome(self, guest: _Guest) -> None:
         try:

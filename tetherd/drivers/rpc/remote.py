@@ -11,8 +11,8 @@ import secrets
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, TypeVar
 
-from tetherd.drivers.discovery.diagnosis import explain
 from tetherd.drivers.rpc import nng, nng_operations
+from tetherd.drivers.rpc.explain import explain
 from tetherd.drivers.rpc.nng import Secret
 from tetherd.drivers.rpc.reaching import ATTEMPTS, CONNECT, REDIAL, unreachable
 from tetherd.errors import DeadlineExceeded, TetherError, revive

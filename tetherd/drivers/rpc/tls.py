@@ -5,8 +5,9 @@ import ssl
 import time
 from typing import Final
 
-from tetherd.drivers.identity import certificates, mutual
+from tetherd.drivers.identity import certificates
 from tetherd.drivers.rpc import nng
+from tetherd.drivers.tcp import mutual
 from tetherd.errors import BadConfig
 from tetherd.types import Credentials, Seconds
 

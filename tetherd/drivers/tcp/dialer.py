@@ -14,7 +14,7 @@ from typing import Final
 
 from tetherd.discovery.addresses import parse
 from tetherd.discovery.racing import Attempt, Race, Reached, path_of
-from tetherd.drivers.identity.mutual import peer
+from tetherd.drivers.tcp.mutual import peer
 from tetherd.errors import InvalidInput, PermissionDenied, TetherError
 from tetherd.types import Seconds
 from tetherd.wire.chunks import BlobSource, Ways

@@ -5,7 +5,6 @@ Never waits for one that shakes hands: everything here is on the event loop, whe
 
 import asyncio
 import contextlib
-import errno
 import logging
 import socket
 import ssl
@@ -13,15 +12,16 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeVar
 
 from tetherd.drivers.host import memory
-from tetherd.drivers.identity.lobby import MOST, Lobby
-from tetherd.errors import BadConfig, InUse
+from tetherd.drivers.tcp.lobby import MOST, Lobby
+from tetherd.errors import BadFrame
 from tetherd.types import Seconds
 
 R = TypeVar("R")
 
 HANDSHAKE: Final[Seconds] = 2.0
-_BACKLOG: Final = 1024
-_TICK: Final[Seconds] = 0.25
+_HEAD: Final = 5
+_HANDSHAKE: Final = (22, 3)  # content type and major version
+_MAX_RECORD: Final = 1 << 14
 
 _log = logging.getLogger("tetherd.reception")
 
@@ -52,29 +52,10 @@ class Reception:
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Listen, call ``ready``, and serve until cancelled. Raises InUse, BadConfig."""
-        with contextlib.closing(_open(self._listen, self._key)) as listener:
-            host, port = listener.getsockname()[:2]
-            self.address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        with contextlib.closing(Lobby(self._listen, self._key, self._patience, _hello)) as lobby:
+            self.address = lobby.address
             ready()
-            with contextlib.closing(Lobby(listener, self._patience)) as lobby:
-                async with asyncio.TaskGroup() as group:
-                    await self._admit(lobby, group)
-
-    async def _admit(self, lobby: Lobby, group: asyncio.TaskGroup) -> None:
-        """Begin the handshakes of those who are ready for one."""
-        loop = asyncio.get_running_loop()
-
-        def admit() -> None:
-            for raw in lobby.admit(loop.time()):
-                group.create_task(self._receive(raw))
-
-        loop.add_reader(lobby.fileno(), admit)
-        try:
-            while True:
-                await asyncio.sleep(_TICK)
-                lobby.expire(loop.time())
-        finally:
-            loop.remove_reader(lobby.fileno())
+            await lobby.attend(self._receive)
 
     async def _receive(self, raw: socket.socket) -> None:
         connection = raw
@@ -138,15 +119,11 @@ def drop(connection: ssl.SSLSocket) -> None:
         socket.socket.shutdown(connection, socket.SHUT_RDWR)
 
 
-def _open(address: str, key: str) -> socket.socket:
-    host, _, port = address.rpartition(":")
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    both, place = host == "[::]", (host.strip("[]"), int(port))
-    try:
-        listener = socket.create_server(place, family=family, backlog=_BACKLOG, dualstack_ipv6=both)
-    except OSError as error:
-        kind = InUse if error.errno == errno.EADDRINUSE else BadConfig
-        message = f"cannot listen on {address}: {error.strerror or error}"
-        raise kind(message, fix=f"stop what uses it, or set {key}") from None
-    listener.setblocking(False)
-    return listener
+def _hello(data: bytes) -> int:
+    """Return how long the first message of a handshake is that begins so (RFC 8446, section 5.1)."""
+    if len(data) < _HEAD:
+        return _HEAD
+    size = int.from_bytes(data[3:_HEAD])
+    if (data[0], data[1]) != _HANDSHAKE or size > _MAX_RECORD:
+        raise BadFrame("a connection does not begin with a handshake of TLS")
+    return _HEAD + size

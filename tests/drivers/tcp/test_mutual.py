@@ -10,7 +10,7 @@ from certificates import Network, home, named
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from tetherd.drivers.identity.mutual import dialling, listening, peer
+from tetherd.drivers.tcp.mutual import dialling, listening, peer
 from tetherd.errors import BadConfig, PermissionDenied
 from tetherd.types import Credentials
 

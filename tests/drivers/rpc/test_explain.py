@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 import pytest
 from certificates import Network, home
 
-from tetherd.drivers.discovery.diagnosis import explain
-from tetherd.drivers.identity import mutual
 from tetherd.drivers.rpc import nng, tls
+from tetherd.drivers.rpc.explain import explain
+from tetherd.drivers.tcp import mutual
 from tetherd.types import Credentials
 from tetherd.wire.frames import REPLY, Codec, Header
 from tetherd.wire.peering import Pong

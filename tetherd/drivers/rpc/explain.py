@@ -15,8 +15,8 @@ from typing import Final, Self
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
-from tetherd.drivers.identity import mutual
 from tetherd.drivers.rpc import tls
+from tetherd.drivers.tcp import mutual
 from tetherd.errors import TetherError
 from tetherd.policy.admission import Roster
 from tetherd.types import Cause, Credentials, Finding, Seconds, is_node_id

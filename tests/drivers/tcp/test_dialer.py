@@ -10,8 +10,8 @@ import pytest
 from certificates import Network, home
 from sources import Hosts, shelf
 
-from tetherd.drivers.identity.mutual import dialling, listening
-from tetherd.drivers.rpc.dialer import Dialer, Refused
+from tetherd.drivers.tcp.dialer import Dialer, Refused
+from tetherd.drivers.tcp.mutual import dialling, listening
 from tetherd.types import Credentials
 from tetherd.wire.chunks import BlobSource, Ways
 

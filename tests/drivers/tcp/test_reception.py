@@ -12,10 +12,9 @@ import pytest
 from certificates import home
 
 from tetherd.drivers.host import memory
-from tetherd.drivers.identity import lobby
-from tetherd.drivers.identity.mutual import dialling, listening, peer
-from tetherd.drivers.identity.reception import Reception, until
-from tetherd.errors import BadConfig, InUse
+from tetherd.drivers.tcp import lobby
+from tetherd.drivers.tcp.mutual import dialling, listening, peer
+from tetherd.drivers.tcp.reception import Reception, until
 
 
 async def name_who_came(connection: ssl.SSLSocket) -> None:
@@ -172,10 +171,12 @@ async def test_whoever_says_hello_and_is_gone_takes_nobody_along() -> None:
         assert await visit(found)
 
 
-async def test_an_address_that_is_taken_or_is_none_says_which_setting_to_change() -> None:
+@pytest.mark.parametrize(
+    "words",
+    [b"GET / HTTP/1.1\r\n\r\n", b"\x16\x02\x00\x00\x05hello", b"\x17\x03\x03\x00\x05hello", b"\x16\x03\x03\xff\xff"],
+)
+async def test_whoever_begins_with_something_else_than_tls_is_sent_away_at_once(words: bytes) -> None:
     async with receiving() as found:
-        with pytest.raises(InUse, match="cannot listen") as taken:
-            await Reception(found.address, "cluster.bulk", found._context, name_who_came).run(lambda: None)
-        assert "cluster.bulk" in str(taken.value.fix)
-        with pytest.raises(BadConfig, match="cannot listen"):
-            await Reception("203.0.113.1:1", "cluster.bulk", found._context, name_who_came).run(lambda: None)
+        (visitor,) = crowd(found, 1, words)
+        with visitor:
+            assert await is_ended(visitor)
