@@ -11,9 +11,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from statistics import median
+from typing import NamedTuple
 
 from benchmarks import report, tether
 from benchmarks.contenders import open_inference
@@ -32,6 +33,14 @@ SETTLE = 15.0
 """Seconds until a host has put away the last of them: no port holds a silent one for longer than ten."""
 
 
+class Times(NamedTuple):
+    """99th percentiles of one round, ms: in quiet, among strangers at a port of nobody's, and at one of the host's."""
+
+    quiet: float
+    beside: float
+    among: float
+
+
 def run(folder: Path, rounds: int) -> list[report.Figure]:
     """Measure, print the table and return the figures."""
     work = build("tiny", folder / "models")
@@ -46,23 +55,22 @@ def run(folder: Path, rounds: int) -> list[report.Figure]:
         host = pair.front.roots[0].pid
         ports = {"gateway": pair.port, **pair.doors()}
         weight, files = _weight(host), _files(host)
-        ratios: dict[str, list[tuple[float, float]]] = {name: [] for name in ports}
+        times: dict[str, list[Times]] = {name: [] for name in ports}
         for turn in range(rounds):
             for name, port in ports.items():
-                ratios[name].append(_round(requests, port))
-                say(f"round {turn + 1} of {rounds}, {name}: p99 x {ratios[name][-1][0]:.2f}")
+                times[name].append(took := _round(requests, port))
+                say(f"round {turn + 1} of {rounds}, {name}: {took.among:.2f} ms, in quiet {took.quiet:.2f} ms")
         time.sleep(SETTLE)
-        return _show(ratios, _weight(host) - weight, _files(host) - files)
+        return _show(times, _weight(host) - weight, _files(host) - files)
 
 
-def _round(requests: Requests, port: int) -> tuple[float, float]:
-    """Return the 99th percentile among strangers at a port, and at one of nobody's, as multiples of that in quiet."""
+def _round(requests: Requests, port: int) -> Times:
     quiet = _ask(requests, SECONDS)
     with socket.create_server(("127.0.0.1", 0), backlog=4096) as nobody, _strangers(nobody.getsockname()[1]) as come:
         beside = _ask(requests, SECONDS, come)
     with _strangers(port) as come:
         among = _ask(requests, SECONDS, come)
-    return among / quiet, beside / quiet
+    return Times(quiet, beside, among)
 
 
 def _ask(requests: Requests, seconds: float, begin: Callable[[], None] = lambda: None) -> float:
@@ -83,17 +91,24 @@ def _ask(requests: Requests, seconds: float, begin: Callable[[], None] = lambda:
     return 1000 * sorted(times)[int(len(times) * 0.99)]
 
 
-def _show(ratios: dict[str, list[tuple[float, float]]], grown: float, left: int) -> list[report.Figure]:
-    rows = [["strangers at", "p99 x in quiet", "rounds", "at a port nobody reads"]]
-    for name, turns in ratios.items():
-        spread = f"{min(turn[0] for turn in turns):.2f} to {max(turn[0] for turn in turns):.2f}"
-        middle = [f"{median(turn[place] for turn in turns):.2f}" for place in (0, 1)]
-        rows.append([name, middle[0], spread, middle[1]])
+def _show(times: dict[str, list[Times]], grown: float, left: int) -> list[report.Figure]:
+    # One port's rounds are few for a percentile that is itself of the rarest: what is the same for all is taken of all.
+    every = [took for turns in times.values() for took in turns]
+    quiet, beside = median(took.quiet for took in every), median(took.beside for took in every)
+    ratios = {name: median(took.among for took in turns) / quiet for name, turns in times.items()}
+    rows = [["strangers at", "p99, ms", "rounds", "x in quiet"]]
+    rows.append(["nobody", f"{quiet:.2f}", _spread(took.quiet for took in every), ""])
+    rows.append(
+        ["a port nobody reads", f"{beside:.2f}", _spread(took.beside for took in every), f"{beside / quiet:.2f}"]
+    )
+    for name, turns in times.items():
+        middle = f"{median(took.among for took in turns):.2f}"
+        rows.append([name, middle, _spread(took.among for took in turns), f"{ratios[name]:.2f}"])
     print(f"\n{report.table(rows)}")
-    count = STRANGERS * sum(map(len, ratios.values()))
+    count = STRANGERS * len(every)
     figures = [
-        report.Figure(f"p99 among {STRANGERS} strangers at {name} x in quiet", 1.2, False, median(x[0] for x in turns))
-        for name, turns in ratios.items()
+        report.Figure(f"p99 among {STRANGERS} strangers at {name} x in quiet", 1.2, False, ratio)
+        for name, ratio in ratios.items()
     ]
     figures += [
         report.Figure(f"memory kept of {count} strangers, MB", 5.0, False, grown),
@@ -101,6 +116,11 @@ def _show(ratios: dict[str, list[tuple[float, float]]], grown: float, left: int)
     ]
     print(f"\n{report.promises(figures)}")
     return figures
+
+
+def _spread(values: Iterable[float]) -> str:
+    ordered = sorted(values)
+    return f"{ordered[0]:.2f} to {ordered[-1]:.2f}"
 
 
 def _weight(pid: int) -> float:

@@ -1,4 +1,4 @@
-"""Requests to another process from threads: what runners use, where ``rpc`` needs an event loop."""
+"""Requests to another process from threads: what runners use, where ``remote`` needs an event loop."""
 
 import contextlib
 import itertools

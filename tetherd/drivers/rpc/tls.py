@@ -1,4 +1,4 @@
-"""TLS between nodes seen from outside: proves that a listener keeps strangers out, and says why a dial fails."""
+"""Proves from outside that a TLS listener of this process lets members in and keeps strangers out."""
 
 import socket
 import ssl
