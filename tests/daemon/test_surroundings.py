@@ -3,12 +3,20 @@
 import asyncio
 from typing import Any, cast
 
+import msgspec
+import pytest
+
+from tetherd.config.load import load_text
+from tetherd.config.schema import Peers
 from tetherd.daemon.surroundings import Sources, Surroundings
 from tetherd.discovery.hints import Hint
 from tetherd.discovery.peers import PeerTable
 from tetherd.discovery.racing import Relay
-from tetherd.types import RoleName
+from tetherd.drivers.host.clock import SystemClock
+from tetherd.errors import Unreachable
+from tetherd.types import Digest, RoleName
 from tetherd.wire.assignments import Site
+from tetherd.wire.catalog import GetManifest
 from tetherd.wire.chunks import BlobSource, Ways, said
 
 ME, NODE = "a" * 64, "b" * 64
@@ -61,11 +69,60 @@ async def test_threads_can_ask_too() -> None:
     assert await asyncio.to_thread(found.find, source) == said(source)
 
 
-def test_a_worker_asks_for_what_is_so_at_the_moment() -> None:
-    sites: dict[RoleName, list[Site]] = {"orchestrator": [Site("a")], "manager": []}
-    around = Surroundings(lambda role: sites[role], lambda site: cast("Any", site.address), said)
-    assert (around.orchestrators(), around.manager()) == ([Site("a")], Site(""))
-    sites["manager"] = [Site("b", NODE), Site("c")]
-    assert around.manager() == Site("b", NODE)
-    assert around.caller(Site("a")) == cast("Any", "a")
-    assert around.ways(BlobSource(NODE, "x:1")) == Ways(("x:1",))
+class Elsewhere(Stand):
+    """Stands for a network, with the roles that a test puts there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: dict[RoleName, list[Site]] = {"orchestrator": [], "manager": []}
+
+    def sites(self, role: RoleName) -> list[Site]:
+        return self.found[role]
+
+    def caller(self, site: Site) -> str:
+        return f"the caller of {site.node[0]}"
+
+    def several(self, role: RoleName) -> str:
+        return f"the caller of every {role}"
+
+
+def around(network: Stand | None, roles: tuple[RoleName, ...] = (), **peers: str) -> Surroundings:
+    default = load_text(b'rpc.listen = "ipc:///here"', "test.toml").config
+    config = msgspec.structs.replace(default, peers=Peers(**peers))
+    return Surroundings(config, SystemClock(), cast("Any", network), roles, cast("Any", "this host"))
+
+
+async def test_a_worker_asks_for_what_is_so_at_the_moment() -> None:
+    network = Elsewhere()
+    found = around(network)
+    assert (found.orchestrators(), found.manager()) == ([], Site(""))
+    network.found = {"orchestrator": [Site("a", NODE)], "manager": [Site("b", NODE), Site("c")]}
+    assert (found.orchestrators(), found.manager()) == ([Site("a", NODE)], Site("b", NODE))
+    assert found.caller(Site("a", NODE)) == cast("Any", "the caller of b")
+    assert found.ways(BlobSource(NODE, "10.0.0.1:1")) == Ways(("10.0.0.1:1",))
+
+
+async def test_a_role_is_here_first_then_where_it_is_said_to_be_then_in_the_network() -> None:
+    network = Elsewhere()
+    network.found["orchestrator"] = [Site("tls+tcp://there", NODE)]
+    here = around(network, ("orchestrator",))
+    assert here.orchestrators() == [Site("ipc:///here"), Site("tls+tcp://there", NODE)]
+    assert here.anyone("orchestrator") == here.caller(Site("ipc:///here")) == cast("Any", "this host")
+    assert around(network, orchestrator="ipc:///said").orchestrators() == [Site("ipc:///said")]
+    assert around(network).anyone("orchestrator") == cast("Any", "the caller of every orchestrator")
+
+
+async def test_where_the_configuration_says_is_dialled_once() -> None:
+    found = around(None, orchestrator="ipc:///said")
+    try:
+        assert found.anyone("orchestrator") is found.caller(Site("ipc:///said"))
+    finally:
+        found.close()
+
+
+@pytest.mark.parametrize(("network", "fix"), [(None, "cluster join"), (Elsewhere(), "cluster token --role manager")])
+async def test_of_a_role_that_is_nowhere_it_is_said_how_to_come_by_one(network: Stand | None, fix: str) -> None:
+    nobody = around(network).anyone("manager")
+    with pytest.raises(Unreachable, match="cannot reach the manager") as refused:
+        await nobody.call(GetManifest(Digest("sha256:" + "a" * 64)), deadline=1.0)
+    assert fix in refused.value.fix

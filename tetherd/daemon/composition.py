@@ -12,14 +12,13 @@ from tetherd.daemon.finding import diagnosis
 from tetherd.daemon.models import Models
 from tetherd.daemon.network import Network
 from tetherd.daemon.relays import relay
-from tetherd.daemon.surroundings import Sources, Surroundings
+from tetherd.daemon.surroundings import Surroundings
 from tetherd.drivers.host.processes import ProcessLauncher
 from tetherd.drivers.http.server import HttpServer
 from tetherd.drivers.identity.papers import DiskPapers
 from tetherd.drivers.rpc.explain import explain
-from tetherd.drivers.rpc.local import LocalCaller, NobodyCaller
+from tetherd.drivers.rpc.local import LocalCaller
 from tetherd.drivers.rpc.nng import TLS
-from tetherd.drivers.rpc.remote import RemoteCaller
 from tetherd.drivers.rpc.server import Server
 from tetherd.errors import NotInNetwork
 from tetherd.policy.balance import STRATEGIES
@@ -37,8 +36,8 @@ from tetherd.roles.worker import Place as WorkerPlace
 from tetherd.roles.worker import Worker
 from tetherd.roles.worker.inline import InlineLauncher
 from tetherd.types import Finding, RoleName, Seconds
-from tetherd.wire.assignments import Assignment, Site
-from tetherd.wire.chunks import BlobSource, Ways, said
+from tetherd.wire.assignments import Assignment
+from tetherd.wire.chunks import BlobSource, Ways
 from tetherd.wire.messages import Request
 
 _SENT_AWAY: Final = "this node was sent away from its network; to go on alone: tetherctl cluster leave"
@@ -58,8 +57,7 @@ class Daemon:
         finding = self._network.finding if self._network else None
         self._diagnosis = diagnosis(config, clock, membership, finding, relays=self._relays, examine=self._explain)
         self._routes: dict[type[Request[Any]], Handler] = {}
-        self._local = LocalCaller(self._routes)
-        self._callers: dict[str, RemoteCaller] = {}
+        self._around = Surroundings(config, clock, self._network, membership.roles, LocalCaller(self._routes))
         self._models: Models | None = None
         self._orchestrator: Orchestrator | None = None
         self._roles: list[Role] = []
@@ -112,8 +110,7 @@ class Daemon:
 
     def close(self) -> None:
         """Give up what another composition will need."""
-        for caller in self._callers.values():
-            caller.close()
+        self._around.close()
         if self._network:
             self._network.close()
         if self._models:
@@ -148,44 +145,12 @@ class Daemon:
         if self._orchestrator:
             self._orchestrator.lost(peer)
 
-    def _sites(self, role: RoleName) -> list[Site]:
-        """Return where other processes, runners among them, reach a role, this host first."""
-        configured = self._config.peers.orchestrator if role == "orchestrator" else self._config.peers.manager
-        here = [Site(self._config.rpc.listen)] if self._hosts(role) else []
-        if configured:
-            return here or [Site(configured)]
-        return here + (self._network.sites(role) if self._network else [])
-
-    def _caller(self, role: RoleName) -> Caller:
-        if self._hosts(role):
-            return self._local
-        sites = self._sites(role)
-        if not sites:
-            return NobodyCaller(role, *self._absence(role))
-        return self._network.several(role) if self._network and sites[0].node else self._dial(sites[0].address)
-
-    def _orchestrator_at(self, site: Site) -> Caller:
-        if site.node:
-            assert self._network is not None
-            return self._network.caller(site)
-        return self._local if self._hosts("orchestrator") else self._dial(site.address)
-
-    def _absence(self, role: RoleName) -> tuple[str, str]:
-        if self._network is None:
-            return "this host does not have it, and is in no network", "tetherctl cluster join < token.txt"
-        return "no node of the network is known to have it", f"tetherctl cluster token --role {role}"
-
-    def _dial(self, address: str) -> RemoteCaller:
-        if address not in self._callers:
-            self._callers[address] = RemoteCaller(address, clock=self._clock, max_message=self._config.rpc.max_message)
-        return self._callers[address]
-
     def _surface(self, facts: Facts) -> Surface:
         """Return what is served over HTTP: the gateway, or where there is none the state of this daemon."""
         config = self._config
         if not self._hosts("gateway"):
             knows = self._hosts("orchestrator") or self._hosts("worker")
-            orchestrator = self._caller("orchestrator") if knows else None
+            orchestrator = self._around.anyone("orchestrator") if knows else None
             table = Table(
                 [
                     *Status(facts=facts, clock=self._clock, orchestrator=orchestrator).routes(),
@@ -198,8 +163,8 @@ class Daemon:
             )
             return Surface(table=table, settings=config.gateway, clock=self._clock, shortcuts={})
         gateway = Gateway(
-            orchestrator=self._caller("orchestrator"),
-            manager=self._caller("manager"),
+            orchestrator=self._around.anyone("orchestrator"),
+            manager=self._around.anyone("manager"),
             clock=self._clock,
             settings=config.gateway,
             facts=facts,
@@ -231,8 +196,6 @@ class Daemon:
 
     def _worker(self) -> Worker:
         config = self._config
-        ways = Sources(self._network).ways if self._network else said
-        surroundings = Surroundings(self._sites, self._orchestrator_at, ways)
         place = WorkerPlace(
             # Two workers may share a host and its name; an id is one worker's, for its life.
             worker=f"{config.node.name}-{secrets.token_hex(2)}",
@@ -247,11 +210,11 @@ class Daemon:
         return Worker(
             place=place,
             settings=config.worker,
-            surroundings=surroundings,
-            manager=self._caller("manager"),
+            surroundings=self._around,
+            manager=self._around.anyone("manager"),
             launchers={
                 "process": ProcessLauncher(),
-                "thread": InlineLauncher(_load_here, self._orchestrator_at, self._clock),
+                "thread": InlineLauncher(_load_here, self._around.caller, self._clock),
             },
             clock=self._clock,
         )

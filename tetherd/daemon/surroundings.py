@@ -1,34 +1,41 @@
-"""Where a host knows others to be at the moment: what its worker and its runners call, and where models come from."""
+"""Where a host knows others to be at the moment: what its roles and its runners call, and where models come from."""
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Collection, Sequence
 from typing import Final
 
+from tetherd.config.schema import Config
 from tetherd.daemon.network import Network
 from tetherd.discovery.addresses import parse
 from tetherd.discovery.racing import is_relayed, order
+from tetherd.drivers.rpc.local import NobodyCaller
+from tetherd.drivers.rpc.remote import RemoteCaller
 from tetherd.errors import InvalidInput
-from tetherd.ports import Caller
+from tetherd.ports import Caller, Clock
 from tetherd.types import RoleName, Seconds
 from tetherd.wire.assignments import Site
-from tetherd.wire.chunks import BlobSource, Ways
+from tetherd.wire.chunks import BlobSource, Ways, said
 
 _PATIENCE: Final[Seconds] = 5.0
 
 
 class Surroundings:
-    """Implements ports.Surroundings: ``sites`` tells where a role is now, ``caller`` gives the caller of a site."""
+    """Implements ports.Surroundings: a role is on this host, where the configuration says, or on nodes of the network.
+
+    ``local`` calls the roles of this host, which are ``roles``.
+    """
 
     def __init__(
-        self,
-        sites: Callable[[RoleName], Sequence[Site]],
-        caller: Callable[[Site], Caller],
-        ways: Callable[[BlobSource], Ways],
+        self, config: Config, clock: Clock, network: Network | None, roles: Collection[RoleName], local: Caller
     ) -> None:
-        self._sites = sites
-        self._caller = caller
-        self._ways = ways
+        self._config = config
+        self._clock = clock
+        self._network = network
+        self._roles = roles
+        self._local = local
+        self._dialled: dict[str, RemoteCaller] = {}
+        self.ways = Sources(network).ways if network else said
 
     def orchestrators(self) -> Sequence[Site]:
         """See ports.Surroundings."""
@@ -40,11 +47,42 @@ class Surroundings:
 
     def caller(self, site: Site) -> Caller:
         """See ports.Surroundings."""
-        return self._caller(site)
+        if site.node:
+            assert self._network is not None
+            return self._network.caller(site)
+        return self._local if "orchestrator" in self._roles else self._dial(site.address)
 
-    def ways(self, source: BlobSource) -> Ways:
-        """See ports.Surroundings."""
-        return self._ways(source)
+    def anyone(self, role: RoleName) -> Caller:
+        """Return the caller of a role, wherever it is; of nobody where it is nowhere."""
+        if role in self._roles:
+            return self._local
+        sites = self._sites(role)
+        if not sites:
+            return NobodyCaller(role, *self._absence(role))
+        return self._network.several(role) if self._network and sites[0].node else self._dial(sites[0].address)
+
+    def close(self) -> None:
+        """Close the connections to where the configuration says."""
+        for caller in self._dialled.values():
+            caller.close()
+
+    def _sites(self, role: RoleName) -> list[Site]:
+        """Return where other processes, runners among them, reach a role, this host first."""
+        configured = self._config.peers.orchestrator if role == "orchestrator" else self._config.peers.manager
+        if configured:  # which it never is for a role of this host
+            return [Site(configured)]
+        here = [Site(self._config.rpc.listen)] if role in self._roles else []
+        return here + (self._network.sites(role) if self._network else [])
+
+    def _absence(self, role: RoleName) -> tuple[str, str]:
+        if self._network is None:
+            return "this host does not have it, and is in no network", "tetherctl cluster join < token.txt"
+        return "no node of the network is known to have it", f"tetherctl cluster token --role {role}"
+
+    def _dial(self, address: str) -> RemoteCaller:
+        if address not in self._dialled:
+            self._dialled[address] = RemoteCaller(address, clock=self._clock, max_message=self._config.rpc.max_message)
+        return self._dialled[address]
 
 
 class Sources:
