@@ -55,7 +55,7 @@ AGAIN: Final[Seconds] = 10.0
 
 NOWHERE: Final = Sight(views=judge((), (), OUTSIDE), dialable=False, relays=())
 
-_AGAIN: Final[Seconds] = 30.0
+_OFF: Final[Seconds] = 30.0
 _log = logging.getLogger("tetherd.peering")
 
 
@@ -278,7 +278,7 @@ class Finding:
             except TetherError as error:
                 self._fault = error.message
                 _log.warning("the DHT is off: %s", error.message, extra={"fix": error.fix})
-            await asyncio.sleep(_AGAIN)
+            await asyncio.sleep(_OFF)
 
     @contextlib.asynccontextmanager
     async def _joined(self) -> AsyncIterator[Dht]:

@@ -97,9 +97,7 @@ class Network:
 
     def sites(self, role: RoleName) -> list[Site]:
         """Return where other nodes host a role, the first one first, and where each of them is dialled now."""
-        standing = self._membership.standing or self._standing
-        found = policy.hosts(standing.roster, role, standing.node)
-        return [Site(self._reach(each.node, each.addresses[0]).address, each.node) for each in found]
+        return [Site(caller.address, member.node) for member, caller in self._hosts(role)]
 
     def caller(self, site: Site) -> RemoteCaller:
         """Return the caller of the roles of another node."""
@@ -131,9 +129,12 @@ class Network:
         return found | ({"bulk": local(self._config.cluster.bulk)} if "manager" in roles else {})
 
     def _ways(self, role: RoleName) -> Sequence[Way]:
+        return [Way(member.name, caller) for member, caller in self._hosts(role)]
+
+    def _hosts(self, role: RoleName) -> list[tuple[Member, RemoteCaller]]:
         standing = self._membership.standing or self._standing
         found = policy.hosts(standing.roster, role, standing.node)
-        return [Way(each.name, self._reach(each.node, each.addresses[0])) for each in found]
+        return [(each, self._reach(each.node, each.addresses[0])) for each in found]
 
     def _reach(self, node: str, address: str) -> RemoteCaller:
         known = self._callers.get(node)
