@@ -7,6 +7,8 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Iterator
 from typing import Any
 
+from duties import running
+
 from tetherd.drivers.host.clock import SystemClock
 from tetherd.drivers.rpc.remote import RemoteCaller
 from tetherd.drivers.rpc.server import Server
@@ -65,19 +67,9 @@ class Desk:
 
 @contextlib.asynccontextmanager
 async def serving(address: str, desk: Desk, max_message: int = MAX) -> AsyncIterator[asyncio.Task[None]]:
-    ready = asyncio.Event()
     server = Server(address, desk.routes(), clock=SystemClock(), max_message=max_message, lost=desk.forget)
-    task = asyncio.create_task(server.run(ready.set))
-    waiting = asyncio.create_task(ready.wait())
-    await asyncio.wait([task, waiting], return_when=asyncio.FIRST_COMPLETED)
-    waiting.cancel()
-    try:
-        if task.done():
-            task.result()
+    async with running(server.run) as task:
         yield task
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
 
 
 def free_port() -> int:

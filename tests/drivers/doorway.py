@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from certificates import home
+from duties import running
 
 from tetherd.drivers.host.clock import SystemClock
 from tetherd.drivers.rpc import nng, tls
@@ -58,18 +59,8 @@ class Doorway:
             WatchCatalog: self._park,
         }
         server = Server(self.local, routes, clock=SystemClock(), max_message=MAX, lost=self.lost.append, door=self.door)
-        ready = asyncio.Event()
-        task = asyncio.create_task(server.run(ready.set))
-        waiting = asyncio.create_task(ready.wait())
-        await asyncio.wait([task, waiting], return_when=asyncio.FIRST_COMPLETED)
-        waiting.cancel()
-        try:
-            if task.done():
-                task.result()
+        async with running(server.run):
             yield self
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
 
     def member(self, *roles: str, **spoilt: Any) -> Credentials:
         """Return a new member's credentials."""

@@ -123,15 +123,7 @@ def ca(
     trust it alone. Each step waits for members that are not ready. Join tokens go on working.
     """
     session: Session = ctx.obj
-    if what not in ("show", "rotate"):
-        raise Usage(f"cluster ca cannot {what[:80]!r}", fix="tetherctl cluster ca show, or cluster ca rotate")
-    if what == "show":
-        document = session.client.json("GET", f"{ROOT}/ca")
-    else:
-        if not yes:
-            session.require_yes("Replace the network's root key, one step?", "tetherctl cluster ca rotate --yes")
-        document = session.client.json("POST", f"{ROOT}/ca/rotate", {"force": force})
-    document = stamped(document)
+    document = stamped(_asked(session, "ca", what, force, "" if yes else "Replace the network's root key, one step?"))
     session.out.record(f"tether.cluster.ca.{what}/v1", document, _authorities(document), document["network"])
 
 
@@ -149,16 +141,22 @@ def keys(
     Whenever a node is revoked, forgotten or leaves, a next key is made, and the one that it knew ends within a minute.
     """
     session: Session = ctx.obj
-    if what not in ("show", "rotate"):
-        raise Usage(f"cluster keys cannot {what[:80]!r}", fix="tetherctl cluster keys show, or cluster keys rotate")
-    if what == "show":
-        document = session.client.json("GET", f"{ROOT}/keys")
-    else:
-        if not yes:
-            session.require_yes("Make the next key that members share?", "tetherctl cluster keys rotate --yes")
-        document = session.client.json("POST", f"{ROOT}/keys/rotate", {"force": force})
-    document = stamped(document)
+    document = stamped(_asked(session, "keys", what, force, "" if yes else "Make the next key that members share?"))
     session.out.record(f"tether.cluster.keys.{what}/v1", document, _shared(document), document["network"])
+
+
+def _asked(session: Session, keys: str, what: str, force: bool, question: str) -> dict[str, Any]:
+    """Show or rotate some keys, as ``what`` says, after a ``question`` if there is one; return what they are now."""
+    command = f"cluster {keys}"
+    if what not in ("show", "rotate"):
+        raise Usage(f"{command} cannot {what[:80]!r}", fix=f"tetherctl {command} show, or {command} rotate")
+    if what == "rotate" and question:
+        session.require_yes(question, f"tetherctl {command} rotate --yes")
+    if what == "rotate":
+        document: dict[str, Any] = session.client.json("POST", f"{ROOT}/{keys}/rotate", {"force": force})
+    else:
+        document = session.client.json("GET", f"{ROOT}/{keys}")
+    return document
 
 
 def _read_token(session: Session, file: str) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from duties import running
 
 from tetherd.config.schema import Control, Gateway
 from tetherd.drivers.http import connection
@@ -106,28 +107,19 @@ class World:
 
 
 @contextlib.asynccontextmanager
-async def running(app: App, settings: Gateway, **where: Any) -> AsyncIterator[HttpServer]:
+async def serving(app: App, settings: Gateway, **where: Any) -> AsyncIterator[HttpServer]:
     server = HttpServer(app=app, settings=settings, **where)
-    ready = asyncio.Event()
-    task = asyncio.create_task(server.run(ready.set))
-    waiting = asyncio.create_task(ready.wait())
-    await asyncio.wait([task, waiting], return_when=asyncio.FIRST_COMPLETED)
-    waiting.cancel()
-    try:
-        if task.done():
-            await task
-        yield server
-    finally:
-        app.release.set()
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError, BadConfig):
-            await task
+    async with running(server.run):
+        try:
+            yield server
+        finally:
+            app.release.set()
 
 
 @pytest.fixture
 async def world() -> AsyncIterator[World]:
     app = App()
-    async with running(app, Gateway(), listen="127.0.0.1:0") as server:
+    async with serving(app, Gateway(), listen="127.0.0.1:0") as server:
         world = World(app, server)
         yield world
         await world.alive()
@@ -258,7 +250,7 @@ async def test_millions_of_tiny_chunks_are_refused_early(world: World) -> None:
 
 async def test_connections_beyond_the_limit_are_refused() -> None:
     app = App()
-    async with running(app, Gateway(max_connections=2), listen="127.0.0.1:0") as server:
+    async with serving(app, Gateway(max_connections=2), listen="127.0.0.1:0") as server:
         world = World(app, server)
         clients = [await world.connect() for _ in range(3)]
         clients[1].write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -270,7 +262,7 @@ async def test_connections_beyond_the_limit_are_refused() -> None:
 
 async def test_stop_finishes_what_is_in_flight() -> None:
     app = App()
-    async with running(app, Gateway(), listen="127.0.0.1:0") as server:
+    async with serving(app, Gateway(), listen="127.0.0.1:0") as server:
         world = World(app, server)
         idle, busy = await world.connect(), await world.connect()
         busy.write(b"GET /hang HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -289,7 +281,7 @@ async def test_stop_finishes_what_is_in_flight() -> None:
 
 async def test_stop_cuts_what_does_not_finish() -> None:
     app = App()
-    async with running(app, Gateway(), listen="127.0.0.1:0") as server:
+    async with serving(app, Gateway(), listen="127.0.0.1:0") as server:
         client = await World(app, server).connect()
         client.write(b"GET /hang HTTP/1.1\r\nHost: x\r\n\r\n")
         await app.hanging.wait()
@@ -304,13 +296,13 @@ async def test_an_address_in_use_is_named() -> None:
         taken.listen()
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(InUse, match=address):
-            async with running(App(), Gateway(), listen=address):
+            async with serving(App(), Gateway(), listen=address):
                 pass
 
 
 async def test_the_control_socket_is_private_and_marked(tmp_path: Path) -> None:
     path, app = tmp_path / "c.sock", App()
-    async with running(app, Gateway(), control=Control(socket=path)) as server:
+    async with serving(app, Gateway(), control=Control(socket=path)) as server:
         assert server.addresses == [f"unix://{path}"]
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         reader, writer = await asyncio.open_unix_connection(path)
@@ -334,7 +326,7 @@ with socket.socket(socket.AF_UNIX) as found:
 
 async def test_the_control_socket_refuses_another_user(tmp_path: Path) -> None:
     control, app = Control(socket=tmp_path / "c.sock"), App()
-    async with running(app, Gateway(), control=control, uid=lambda _: os.geteuid() + 1):
+    async with serving(app, Gateway(), control=control, uid=lambda _: os.geteuid() + 1):
         client = Client(*await asyncio.open_unix_connection(control.socket))
         client.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         status, _, body = await client.answer()
@@ -355,7 +347,7 @@ def public() -> Iterator[Path]:
 @pytest.mark.parametrize(("mode", "status"), [(0o600, "403"), (0o606, "200")])
 async def test_the_kernel_says_who_connects(public: Path, mode: int, status: str) -> None:
     control = Control(socket=public / "c.sock", mode=mode)
-    async with running(App(), Gateway(), control=control):
+    async with serving(App(), Gateway(), control=control):
         control.socket.chmod(0o666)  # as if the file's permissions had failed
         command = [sys.executable, "-I", "-c", ASK, str(control.socket)]
         asked = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=20)
@@ -364,9 +356,9 @@ async def test_the_kernel_says_who_connects(public: Path, mode: int, status: str
 
 async def test_a_living_control_socket_is_not_taken_over(tmp_path: Path) -> None:
     control = Control(socket=tmp_path / "c.sock")
-    async with running(App(), Gateway(), control=control):
+    async with serving(App(), Gateway(), control=control):
         with pytest.raises(BadConfig, match="another daemon listens"):
-            async with running(App(), Gateway(), control=control):
+            async with serving(App(), Gateway(), control=control):
                 pass
         _, writer = await asyncio.open_unix_connection(control.socket)
         writer.close()
@@ -376,10 +368,10 @@ async def test_a_dead_socket_is_replaced_and_a_file_is_not(tmp_path: Path) -> No
     path = tmp_path / "c.sock"
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(path))
-    async with running(App(), Gateway(), control=Control(socket=path)):
+    async with serving(App(), Gateway(), control=Control(socket=path)):
         pass
     path.write_text("precious")
     with pytest.raises(BadConfig, match="not a socket"):
-        async with running(App(), Gateway(), control=Control(socket=path)):
+        async with serving(App(), Gateway(), control=Control(socket=path)):
             pass
     assert path.read_text() == "precious"

@@ -210,6 +210,15 @@ async def test_another_key_waits_for_those_that_may_not_have_the_last(founder: F
     assert founder.papers.rekey(["b"], force=True).keys.keys() == {2, 3}
 
 
+def check_keys(restarted: DiskPapers, news: Standing) -> None:
+    """Assert that a host has the keys of a list as soon as it has the list: nobody says them again."""
+    standing = restarted.load()
+    assert standing is not None
+    if standing.roster.epoch == news.roster.epoch:
+        assert standing.keys == news.keys
+    assert restarted.accept(news.signed, news.keys).keys == news.keys
+
+
 @pytest.mark.parametrize("step", [0, 1, 2])
 async def test_a_key_is_not_lost_by_a_crash_while_it_is_taken_over(
     founder: Founder, tmp_path: Path, step: int, monkeypatch: pytest.MonkeyPatch
@@ -223,12 +232,7 @@ async def test_a_key_is_not_lost_by_a_crash_while_it_is_taken_over(
         crash_at(step, patch)
         with pytest.raises(Crash):
             host.accept(news.signed, news.keys)
-    again = papers(tmp_path, "b")
-    standing = again.load()
-    assert standing is not None
-    if standing.roster.epoch == news.roster.epoch:
-        assert standing.keys == news.keys, "nobody says the keys of this list again"
-    assert again.accept(news.signed, news.keys).keys == news.keys
+    check_keys(papers(tmp_path, "b"), news)
 
 
 @pytest.mark.parametrize("step", range(5))
@@ -244,12 +248,7 @@ async def test_a_key_is_not_lost_by_a_crash_while_a_renewal_brings_it(
             crash_at(step, patch)
             with contextlib.suppress(Crash):
                 await asyncio.to_thread(host.renew)
-    again = papers(tmp_path, "b")
-    standing = again.load()
-    assert standing is not None
-    if standing.roster.epoch == news.roster.epoch:
-        assert standing.keys == news.keys, "nobody says the keys of this list again"
-    assert again.accept(news.signed, news.keys).keys == news.keys
+    check_keys(papers(tmp_path, "b"), news)
 
 
 @pytest.mark.parametrize("step", range(3))
