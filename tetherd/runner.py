@@ -25,7 +25,7 @@ from tetherd.errors import MALFORMED, TetherError
 from tetherd.roles.serving import PARK, SLOTS, Slots
 from tetherd.types import Seconds
 from tetherd.wire.assignments import Assignment, Bearings, Event, Site, decode_assignment, decode_told, encode, identity
-from tetherd.wire.chunks import BlobSource, Ways, said
+from tetherd.wire.chunks import BlobSource, Ways
 
 _TICK: Final[Seconds] = 0.25
 _ALIVE: Final[Seconds] = 1.0
@@ -88,7 +88,7 @@ class _Worker:
 
     def ways(self, source: BlobSource) -> Ways:
         """Return where a source can be dialled now."""
-        return self._ways.get(source.node) or said(source)
+        return self._ways.get(source.node, Ways())
 
     def serve(self, slots: Slots) -> None:
         """Let the slots take work from every orchestrator, from those that come later too."""

@@ -18,6 +18,7 @@ from tetherd.types import Digest, RoleName
 from tetherd.wire.assignments import Site
 from tetherd.wire.catalog import GetManifest
 from tetherd.wire.chunks import BlobSource, Ways, said
+from tetherd.wire.roster import Member, Roster
 
 ME, NODE = "a" * 64, "b" * 64
 
@@ -31,7 +32,7 @@ class Stand:
         self._relays = relays
 
     def ways(self, node: str, service: str) -> tuple[Relay, ...]:
-        assert (node, service) == (NODE, "bulk")
+        assert service == "bulk"
         return self._relays
 
     def heard(self, *addresses: str, **ports: int) -> None:
@@ -58,9 +59,39 @@ async def test_a_port_that_was_heard_of_is_tried_too() -> None:
 
 
 async def test_of_whom_nothing_was_heard_there_is_what_it_said() -> None:
-    for address in ("10.0.0.9:7445", "nonsense:x"):
-        source = BlobSource(NODE, address)
-        assert sources(Stand()).ways(source) == Ways((address,)) == said(source)
+    source = BlobSource(NODE, "10.0.0.9:7445")
+    assert sources(Stand()).ways(source) == said(source)
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["127.0.0.1:7445", "169.254.169.254:7445", "10.0.0.9:22", "localhost:7445", "127.1:7445", "h.example:7445", "x:x"],
+)
+async def test_nobody_can_lead_this_host_to_itself_or_to_what_is_no_peer(address: str) -> None:
+    assert sources(Stand()).ways(BlobSource(NODE, address)) == Ways()
+
+
+@pytest.mark.parametrize("port", [22, 7445])
+async def test_a_port_that_is_no_peers_is_not_tried_at_what_was_heard_either(port: int) -> None:
+    stand = Stand()
+    stand.heard("10.0.0.5:7443")
+    found = sources(stand).ways(BlobSource(NODE, f"127.0.0.1:{port}"))
+    assert found == (Ways(("10.0.0.5:7445",)) if port == 7445 else Ways())
+
+
+async def test_a_name_is_looked_up_if_the_roster_has_its_node_under_it() -> None:
+    stand = Stand()
+    member = Member(node=NODE, name="b", roles=("manager",), addresses=("b.example:7443",))
+    stand.table.follow(Roster(network="n", name="home", epoch=1, issued=0.0, members=(member,), roots=()), 0.0)
+    assert sources(stand).ways(BlobSource(NODE, "b.example:7445")) == Ways(("b.example:7445",))
+    assert sources(stand).ways(BlobSource("c" * 64, "b.example:7445")) == Ways()
+    assert sources(stand).ways(BlobSource(NODE, "b.example:25")) == Ways()
+
+
+async def test_where_the_network_is_on_loopback_sources_are_too() -> None:
+    stand = Stand()
+    stand.table = PeerTable(ME, loopback=True)
+    assert sources(stand).ways(BlobSource(NODE, "127.0.0.1:7445")) == Ways(("127.0.0.1:7445",))
 
 
 async def test_threads_can_ask_too() -> None:
@@ -99,7 +130,7 @@ async def test_a_worker_asks_for_what_is_so_at_the_moment() -> None:
     network.found = {"orchestrator": [Site("a", NODE)], "manager": [Site("b", NODE), Site("c")]}
     assert (found.orchestrators(), found.manager()) == ([Site("a", NODE)], Site("b", NODE))
     assert found.caller(Site("a", NODE)) == cast("Any", "the caller of b")
-    assert found.ways(BlobSource(NODE, "10.0.0.1:1")) == Ways(("10.0.0.1:1",))
+    assert found.ways(BlobSource(NODE, "10.0.0.1:7445")) == Ways(("10.0.0.1:7445",))
 
 
 async def test_a_role_is_here_first_then_where_it_is_said_to_be_then_in_the_network() -> None:

@@ -86,6 +86,13 @@ def test_the_operator_may_name_them(text: str) -> None:
     assert sift([text], trusted=True).accepted == (parse(text),)
 
 
+def test_a_name_that_is_known_to_be_a_peers_is_looked_up() -> None:
+    assert refusal(parse("box:7443"), names={"box"}) == ""
+    assert "name" in refusal(parse("box:7443"), names={"other"})
+    assert "port" in refusal(parse("box:22"), names={"box"})
+    assert "loopback" in refusal(parse("127.0.0.1:7443"), names={"127.0.0.1"})
+
+
 @pytest.mark.parametrize("text", ["0.0.0.0:7443", "[::]:7443", "224.0.0.1:7443", "255.255.255.255:7443"])
 def test_even_the_operator_cannot_dial_everybody(text: str) -> None:
     assert sift([text], trusted=True).accepted == ()

@@ -7,7 +7,7 @@ from typing import Final
 
 from tetherd.config.schema import Config
 from tetherd.daemon.network import Network
-from tetherd.discovery.addresses import parse
+from tetherd.discovery.addresses import MIN_PORT, Address, parse
 from tetherd.discovery.racing import is_relayed, order
 from tetherd.drivers.rpc.local import NobodyCaller
 from tetherd.drivers.rpc.remote import RemoteCaller
@@ -93,17 +93,26 @@ class Sources:
         self._loop = asyncio.get_running_loop()
 
     def ways(self, source: BlobSource) -> Ways:
-        """Return every address of a source: that which it named, and its port wherever else its node was heard of."""
+        """Return every address of a source: that which it named, and its port wherever else its node was heard of.
+
+        A manager that was stolen names what it likes, in the name of others too: this host connects to no service of
+        its own for it, nor to one that is no peer's.
+        """
         table, relays = self._network.finding.peering.table, self._network.relays.ways(source.node, "bulk")
         peer = table.peer(source.node)
         ports = {peer.ports["bulk"]} if peer and "bulk" in peer.ports else set[int]()
+        named: list[Address] = []
         with contextlib.suppress(InvalidInput):  # what it named is no address
-            ports.add(parse(source.address).port)
+            place = parse(source.address)
+            if place.port >= MIN_PORT:
+                ports.add(place.port)
+            if not table.refusal(source.node, place):
+                named.append(place)
         attempts = order(table.candidates(source.node), relays=relays)
         direct = [parse(one.address) for one in attempts if not is_relayed(one.path)]
-        heard = [str(place.at(port)) for place in direct for port in ports]
+        heard = [place.at(port) for place in direct for port in ports]
         relayed = [one.address for one in attempts if is_relayed(one.path)]
-        return Ways(tuple(dict.fromkeys([*heard, source.address])), tuple(relayed))
+        return Ways(tuple(dict.fromkeys(map(str, [*heard, *named]))), tuple(relayed))
 
     def find(self, source: BlobSource) -> Ways:
         """Do the same for another thread, while the event loop runs. Raises TimeoutError."""

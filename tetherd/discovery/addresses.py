@@ -6,7 +6,7 @@ or to a port that is not a peer's. Only what the operator wrote may be a name or
 
 import ipaddress
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from itertools import islice
 from typing import Final, TypeAlias
 
@@ -82,19 +82,22 @@ def parse(text: str) -> Address:
     return Address(str(_ip(host) or host), port)
 
 
-def refusal(address: Address, *, trusted: bool = False, loopback: bool = False) -> str:
+def refusal(address: Address, *, trusted: bool = False, loopback: bool = False, names: Collection[str] = ()) -> str:
     """Return why ``address`` is not dialled; empty if it may be.
 
     ``trusted``: the operator wrote it. ``loopback``: this node is itself on loopback only, and so are its peers.
+    ``names``: those that may be looked up all the same.
     """
     ip = _ip(address.host)
     if trusted:
         return _never(ip) if ip else ""
-    if ip is None:
+    if ip is None and address.host not in names:
         return "a name, and only the operator's own are looked up"
     if address.port < MIN_PORT:
         return f"port {address.port} belongs to another service (discovered ports start at {MIN_PORT})"
-    return _never(ip) or ("" if loopback and ip.is_loopback else _not_discovered(ip))
+    if ip is None or (loopback and ip.is_loopback):
+        return ""
+    return _never(ip) or _not_discovered(ip)
 
 
 def sift(texts: Iterable[str], *, trusted: bool = False, loopback: bool = False, limit: int = MAX_PER_NODE) -> Sifted:

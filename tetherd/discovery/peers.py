@@ -252,6 +252,16 @@ class PeerTable:
         entry = self._entries.get(node)
         return entry.claims.candidates() if entry and not entry.revoked else []
 
+    def refusal(self, node: str, address: Address) -> str:
+        """Return why ``node`` is not dialled at an address that anybody may have made up; empty if it may be.
+
+        A name is looked up if the roster has the node under it.
+        """
+        entry = self._entries.get(node)
+        told = entry.member.addresses if entry and entry.member else ()
+        names = {place.host for place in sift(told, trusted=True).accepted}
+        return refusal(address, loopback=self._loopback, names=names)
+
     def unidentified(self) -> list[Candidate]:
         """Return the seeds of which no handshake has shown yet who is there."""
         return self._seeds.candidates()

@@ -11,7 +11,7 @@ from tetherd.ports import Caller, Clock, Engine
 from tetherd.roles.serving import SLOTS, Inline
 from tetherd.types import Seconds
 from tetherd.wire.assignments import Assignment, Bearings, Event, Site, identity
-from tetherd.wire.chunks import BlobSource, Ways, said
+from tetherd.wire.chunks import BlobSource, Ways
 
 Load: TypeAlias = Callable[[Assignment, Callable[[BlobSource], Ways]], Engine]
 """Loads a model, given where each of its sources can be dialled at the moment. Blocking."""
@@ -92,7 +92,7 @@ class InlineRunner:
             self._events.put_nowait(None)
 
     def _ways(self, source: BlobSource) -> Ways:
-        return self._bearings.ways.get(source.node) or said(source)
+        return self._bearings.ways.get(source.node, Ways())
 
     async def _execute(self, assignment: Assignment, engine: Engine) -> None:
         async with asyncio.TaskGroup() as self._group:
