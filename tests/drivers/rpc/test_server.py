@@ -136,6 +136,36 @@ async def test_a_handler_that_is_cancelled_before_it_began_is_answered_for(addre
     await asyncio.gather(task, return_exceptions=True)
 
 
+class Hurried:
+    """A turn of a caller who, once answered, asks again under the same number before anything else can happen."""
+
+    node, apart = "", None
+
+    def __init__(self, server: Server, frames: list[bytes], kinds: asyncio.Queue[int]) -> None:
+        self._server = server
+        self._frames = frames
+        self._kinds = kinds
+
+    def answer(self, buffers: Any) -> None:
+        self._kinds.put_nowait(Codec().split(b"".join(bytes(part) for part in buffers)).kind)
+        self.ask()
+
+    def ask(self) -> None:
+        if self._frames:
+            self._server.begin(self, self._frames.pop(), 1)
+
+    def hang_up(self) -> None:
+        raise AssertionError
+
+
+async def test_who_is_answered_may_give_the_same_number_again_at_once() -> None:
+    desk, kinds = Desk(), asyncio.Queue[int]()
+    server = Server("ipc:///nowhere", desk.routes(), clock=SystemClock(), max_message=MAX, lost=desk.forget)
+    call = b"".join(bytes(part) for part in Codec().encode(CALL, Header(1, GetBlob.METHOD, 5000), blob()))
+    Hurried(server, [call, call], kinds).ask()
+    assert [await within(kinds.get()) for _ in range(2)] == [REPLY, REPLY]
+
+
 async def test_a_lost_connection_cancels_its_handlers_and_is_told(address: str) -> None:
     desk = Desk()
     async with serving(address, desk):

@@ -147,9 +147,8 @@ class Server:
             _remember(self._unwanted, (peer, call))
 
     def _end(self, turn: Turn, peer: int, call: int, task: asyncio.Task[None]) -> None:
-        if calls := self._calls.get(peer):
-            calls.pop(call, None)
         if task.cancelled():  # before it ran at all, so it has not answered
+            self._calls.get(peer, {}).pop(call, None)
             self._finish(turn, self._codec.encode(FAILURE, Header(call), Cancelled("the caller went away").failure()))
 
     async def _answer(self, turn: Turn, handler: Handler, message: Any, context: Context, call: int) -> None:
@@ -164,6 +163,8 @@ class Server:
         except Exception:
             _log.exception("a handler failed", extra={"method": type(message).METHOD})
             kind, reply = FAILURE, Internal("the request met a bug; the log has the details").failure()
+        assert context.peer is not None
+        self._calls.get(context.peer, {}).pop(call, None)  # first: who has the answer may give the number again at once
         self._finish(turn, self._codec.encode(kind, Header(call), reply))
 
     async def _do(self, handler: Handler, message: Any, context: Context, call: int) -> Any:
