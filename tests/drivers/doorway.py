@@ -47,6 +47,9 @@ class Doorway:
         self.contexts: list[Context] = []
         self.lost: list[int] = []
         self.parked = asyncio.Semaphore(0)
+        self.removed = 0
+        self.may_remove = asyncio.Event()
+        self.may_remove.set()
 
     @contextlib.asynccontextmanager
     async def open(self) -> AsyncIterator["Doorway"]:
@@ -54,7 +57,7 @@ class Doorway:
             GetFleet: self._fleet,
             GetBlob: self._blob,
             PutBlob: self._done,
-            Remove: self._done,
+            Remove: self._remove,
             Report: self._report,
             WatchCatalog: self._park,
         }
@@ -92,6 +95,12 @@ class Doorway:
 
     async def _done(self, _: Request[Done], context: Context) -> Done:
         self.contexts.append(context)
+        return Done()
+
+    async def _remove(self, _: Remove, context: Context) -> Done:
+        self.contexts.append(context)
+        await self.may_remove.wait()
+        self.removed += 1
         return Done()
 
     async def _report(self, request: Report, context: Context) -> Done:

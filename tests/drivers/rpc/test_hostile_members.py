@@ -340,6 +340,25 @@ async def test_what_is_said_twice_is_done_once(doorway: Doorway) -> None:
     assert len(doorway.contexts) == 3
 
 
+async def test_a_change_whose_connection_is_lost_is_made_to_its_end(doorway: Doorway) -> None:
+    node = doorway.member("gateway")
+    doorway.may_remove.clear()
+    hands = await attack(Hands, doorway.port, node)
+    await attack(hands.say, frame(Remove("model"), 7))
+    async with asyncio.timeout(10):
+        while not doorway.contexts:  # noqa: ASYNC110 - what happened is looked at, not told
+            await asyncio.sleep(0.01)
+        hands.close()
+        while doorway.contexts[0].peer not in doorway.lost:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    again = await attack(Hands, doorway.port, node)
+    answer = asyncio.create_task(attack(again.ask, frame(Remove("model"), 7)))
+    doorway.may_remove.set()
+    assert (await answer).kind == REPLY
+    again.close()
+    assert (doorway.removed, len(doorway.contexts)) == (1, 1)
+
+
 async def test_a_caller_that_lost_the_answer_has_it_done_once(doorway: Doorway) -> None:
     node = doorway.member("gateway")
     with doorway.calling(node) as one, doorway.calling(node) as another:

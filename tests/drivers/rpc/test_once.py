@@ -54,19 +54,49 @@ async def test_what_is_under_way_is_waited_for() -> None:
     assert await asyncio.gather(*both) == [1, 1]
 
 
-async def test_what_was_cancelled_or_failed_is_done_by_whoever_asks_next() -> None:
+async def test_what_nobody_waits_for_any_more_goes_on_and_its_answer_is_kept() -> None:
     once, work = Once(ManualClock()), Work()
     work.may_end.clear()
-    first, second = (asyncio.create_task(once.do(KEY, work)) for _ in range(2))
+    first = asyncio.create_task(once.do(KEY, work))
     await asyncio.sleep(0)
     first.cancel()
+    await asyncio.wait([first])
+    assert first.cancelled()
+    second = asyncio.create_task(once.do(KEY, work))
     work.may_end.set()
-    assert await second == 2
-    failing = Work(Conflict("no"))
+    assert await second == work.done == 1
+
+
+async def test_what_failed_is_done_by_whoever_asks_next() -> None:
+    once, failing = Once(ManualClock()), Work(Conflict("no"))
     for times in (1, 2):
         with pytest.raises(Conflict):
-            await once.do(("c" * 64, "alias.move", 1), failing)
+            await once.do(KEY, failing)
         assert failing.done == times
+
+
+async def test_what_takes_longer_than_it_is_kept_is_not_done_beside_itself() -> None:
+    clock, work = ManualClock(), Work()
+    once = Once(clock)
+    work.may_end.clear()
+    both = [asyncio.create_task(once.do(KEY, work))]
+    await asyncio.sleep(0)
+    clock.advance(2 * KEPT)
+    both.append(asyncio.create_task(once.do(KEY, work)))
+    await asyncio.sleep(0)
+    work.may_end.set()
+    assert await asyncio.gather(*both) == [1, 1]
+
+
+async def test_at_the_end_and_of_too_many_the_oldest_are_cancelled() -> None:
+    once, work = Once(ManualClock()), Work()
+    work.may_end.clear()
+    waiting = [asyncio.create_task(once.do(("a" * 64, "m", number), work)) for number in range(MOST + 1)]
+    await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    assert [one.cancelled() for one in waiting[:2]] == [True, False]
+    once.close()
+    await asyncio.wait(waiting)
+    assert all(one.cancelled() for one in waiting)
 
 
 async def test_a_bounded_number_is_kept() -> None:

@@ -2,11 +2,13 @@
 
 TLS lets nobody repeat what another has sent, so a repetition comes from the node itself: it lost the connection before
 the answer came, or it means harm. Some requests are as good twice as once only at once, and not minutes later, when
-others have changed what they change.
+others have changed what they change. None is left half done because its connection was lost: it goes on, and whoever
+asks again finds what it came to.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, Final, TypeAlias, TypeVar
 
 from tetherd.ports import Clock
@@ -29,32 +31,32 @@ class Once:
         self._found: dict[Key, tuple[Seconds, asyncio.Future[Any]]] = {}
 
     async def do(self, key: Key, act: Callable[[], Awaitable[R]]) -> R:
-        """Return what ``act`` returned for this key before, or act. What failed, or was cancelled, is done again."""
-        while known := self._found.get(key):
-            if known[0] + KEPT <= self._clock.monotonic():
-                del self._found[key]
-                break
-            await asyncio.wait([known[1]])
-            if not known[1].cancelled():
-                reply: R = known[1].result()
-                return reply
-        future = self._begin(key)
-        try:
-            reply = await act()
-        except BaseException:
-            future.cancel()
-            self._drop(key, future)
-            raise
-        future.set_result(reply)
+        """Return what ``act`` came to for this key before, or act, to the end also if nobody waits for it any more.
+
+        What failed is done again by whoever asks after that.
+        """
+        known = self._found.get(key)
+        if known is None or self._is_old(known):
+            known = self._begin(key, act)
+        reply: R = await asyncio.shield(known[1])
         return reply
 
-    def _begin(self, key: Key) -> asyncio.Future[Any]:
-        now, future = self._clock.monotonic(), asyncio.get_running_loop().create_future()
-        self._found[key] = now, future
-        while len(self._found) > MOST or next(iter(self._found.values()))[0] + KEPT <= now:
-            del self._found[next(iter(self._found))]
-        return future
+    def close(self) -> None:
+        """Cancel what is under way."""
+        for _, work in self._found.values():
+            work.cancel()
 
-    def _drop(self, key: Key, future: asyncio.Future[Any]) -> None:
-        if key in self._found and self._found[key][1] is future:
+    def _begin(self, key: Key, act: Callable[[], Awaitable[R]]) -> tuple[Seconds, asyncio.Future[Any]]:
+        self._found.pop(key, None)
+        begun = self._found[key] = self._clock.monotonic(), asyncio.ensure_future(act())
+        begun[1].add_done_callback(partial(self._end, key))
+        while len(self._found) > MOST or self._is_old(next(iter(self._found.values()))):
+            self._found.pop(next(iter(self._found)))[1].cancel()
+        return begun
+
+    def _is_old(self, known: tuple[Seconds, asyncio.Future[Any]]) -> bool:
+        return known[1].done() and known[0] + KEPT <= self._clock.monotonic()
+
+    def _end(self, key: Key, work: asyncio.Future[Any]) -> None:
+        if (work.cancelled() or work.exception()) and key in self._found and self._found[key][1] is work:
             del self._found[key]

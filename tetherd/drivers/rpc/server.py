@@ -1,6 +1,7 @@
 """Answers requests of other processes with the handlers of this one's roles: frames over REQ/REP.
 
-A cancel, and the end of a connection, cancel what was asked for: work nobody waits for does not go on.
+A cancel, and the end of a connection, cancel what was asked for: work nobody waits for does not go on, but for changes
+that other hosts ask for, which are not left half made.
 """
 
 import asyncio
@@ -84,6 +85,7 @@ class Server:
             try:
                 await asyncio.get_running_loop().create_future()
             finally:
+                self._once.close()
                 for tasks in list(self._calls.values()):
                     for task in list(tasks.values()):
                         task.cancel()
