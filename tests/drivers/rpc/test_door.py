@@ -135,6 +135,19 @@ async def test_who_comes_again_and_again_is_kept_waiting(doorway: Doorway) -> No
     assert await is_well(doorway)
 
 
+async def test_a_node_has_as_many_connections_as_it_may_have_and_no_more(doorway: Doorway) -> None:
+    doorway.door._most = 2
+    member = doorway.member()
+    with doorway.calling(member) as one, doorway.calling(member) as other:
+        for caller in (one, other):
+            await caller.call(GetFleet(), deadline=soon())
+        assert one.connected
+        with doorway.calling(member) as third, pytest.raises(Unreachable):
+            await third.call(GetFleet(), deadline=soon(), patience=0.5)
+        with doorway.calling(doorway.member()) as another:
+            await another.call(GetFleet(), deadline=soon())
+
+
 async def test_threads_call_from_another_host(doorway: Doorway) -> None:
     worker = doorway.member("worker")
     secret = nng.Secret(worker, doorway.credentials.node)
