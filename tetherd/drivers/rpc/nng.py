@@ -7,7 +7,9 @@ import asyncio
 import contextlib
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator
+from queue import SimpleQueue
 from typing import Any, Final, NamedTuple
 
 import pynng
@@ -216,9 +218,38 @@ def _end(pipe: Any) -> None:
         pipe.close()
 
 
-def _end_if_over(pipe: Any) -> None:
-    if remote_of(pipe) is None:
-        _end(pipe)
+class _Second:
+    """Looks at connections once more, a second after they began, and ends those that are over.
+
+    Over TLS nng misses the end of a connection that ends the moment it begins, and takes it for one for ever.
+    """
+
+    def __init__(self) -> None:
+        self._young: SimpleQueue[tuple[Seconds, Any]] = SimpleQueue()
+        self._starting = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def look_at(self, pipe: Any) -> None:
+        self._young.put((time.monotonic() + _SETTLED, pipe))
+        with self._starting:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._look, name="second-look", daemon=True)
+                self._thread.start()
+
+    def _look(self) -> None:
+        while True:
+            self._judge(*self._young.get())
+
+    def _judge(self, due: Seconds, pipe: Any) -> None:
+        time.sleep(max(0.0, due - time.monotonic()))
+        try:
+            if remote_of(pipe) is None:
+                _end(pipe)
+        except Exception:
+            _log.debug("a connection cannot be looked at", exc_info=True)
+
+
+_second = _Second()
 
 
 def guard(socket: Any, welcome: Callable[[int, str], bool]) -> None:
@@ -239,10 +270,7 @@ def guard(socket: Any, welcome: Callable[[int, str], bool]) -> None:
 
     def check_again(pipe: Any) -> None:
         if check(pipe):
-            # Over TLS nng misses the end of a connection that ends the moment it begins, and takes it for one for ever.
-            timer = threading.Timer(_SETTLED, _end_if_over, [pipe])
-            timer.daemon = True
-            timer.start()
+            _second.look_at(pipe)
 
     socket.add_pre_pipe_connect_cb(check)
     socket.add_post_pipe_connect_cb(check_again)
