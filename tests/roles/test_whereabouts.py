@@ -1,9 +1,10 @@
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 
 from tetherd.discovery.hints import Drop, Hint, Source
 from tetherd.errors import Unavailable
-from tetherd.roles.whereabouts import AT_ONCE, MOST, Whereabouts
+from tetherd.roles.whereabouts import AT_ONCE, MOST, TICK, Whereabouts
 from tetherd.testing.time import LoopClock, simulated
 from tetherd.wire.endpoint import NAME, Endpoint, decode, encode
 from tetherd.wire.records import MUTABLE, Body, Record
@@ -66,8 +67,14 @@ class Ears:
 class World:
     def __init__(self, mine: Endpoint | None = MINE, wanted: tuple[str, ...] = (A, B)) -> None:
         self.directory, self.ears, self.mine = Directory(), Ears(), mine
+        self.wanted = wanted
         self.role = Whereabouts(
-            self.directory, self.ears, LoopClock(), mine=lambda: self.mine, wanted=lambda: wanted, chance=lambda: 0.5
+            self.directory,
+            self.ears,
+            LoopClock(),
+            mine=lambda: self.mine,
+            wanted=lambda: self.wanted,
+            chance=lambda: 0.5,
         )
 
     async def running(self, seconds: float) -> None:
@@ -115,7 +122,7 @@ async def test_it_tells_again_when_this_node_moves_also_while_nobody_listens() -
 async def test_what_is_found_is_a_hint_for_as_long_as_the_record_holds() -> None:
     world = World()
     world.directory.kept[A] = (encode(Endpoint(("10.0.0.1:7443",), {"bulk": 7445})), LoopClock().wall() + 300)
-    await world.running(1.5)
+    await world.running(0.5)
     (hint,) = world.ears.hints
     assert (hint.source, hint.node, hint.addresses, hint.ports) == ("dht", A, ("10.0.0.1:7443",), {"bulk": 7445})
     assert 290 < hint.ttl <= 300
@@ -126,7 +133,7 @@ async def test_an_expired_record_is_no_hint_and_nonsense_has_a_reason() -> None:
     world = World()
     world.directory.kept[A] = (encode(MINE), LoopClock().wall() - 1)
     world.directory.kept[B] = (b"\xc1", LoopClock().wall() + 300)
-    await world.running(1.5)
+    await world.running(0.5)
     assert world.ears.hints == []
     assert [(drop.reason, drop.node) for drop in world.ears.drops] == [("malformed", B)]
 
@@ -136,16 +143,47 @@ async def test_it_asks_often_at_first_then_once_a_minute_and_survives_silence() 
     world = World(wanted=(A,))
     world.directory.silent = True
     await world.running(60)
-    assert len(world.directory.asked) == 5
-    await world.running(0.5)
-    world.directory.asked.clear()
-    await world.running(1 + 2 + 4 + 8 + 16 + 32 + 60 * 10 + 5)
-    assert len(world.directory.asked) == 16
+    assert len(world.directory.asked) == 6
+    await world.running(60 * 10)
+    assert 6 + 9 <= len(world.directory.asked) <= 6 + 11
+
+
+async def later(seconds: float, deed: Callable[[], None]) -> None:
+    await asyncio.sleep(seconds)
+    deed()
+
+
+@simulated
+async def test_when_there_is_news_it_tells_and_asks_often_again() -> None:
+    world = World(wanted=(A,))
+    world.directory.silent, world.directory.refusals = True, 1000
+    loop = asyncio.get_running_loop()
+
+    def hear() -> None:
+        asked, world.directory.refusals = len(world.directory.asked), 0
+        world.role.hurry()
+        loop.call_later(TICK, lambda: ends.append((len(world.directory.asked) - asked, len(world.directory.told))))
+
+    ends: list[tuple[int, int]] = []
+    hearing = asyncio.create_task(later(600, hear))
+    await world.running(610)
+    await hearing
+    assert ends == [(1, 1)]
+
+
+@simulated
+async def test_a_node_whose_connection_is_lost_is_asked_about_at_once() -> None:
+    world = World(wanted=(A,))
+    world.directory.silent = True
+    losing = asyncio.create_task(later(600, lambda: setattr(world, "wanted", (A, B))))
+    await world.running(600 + TICK)
+    await losing
+    assert B in world.directory.asked
 
 
 @simulated
 async def test_many_are_asked_a_few_at_once() -> None:
     world = World(wanted=tuple(f"{i:064x}" for i in range(MOST + 50)))
-    await world.running(2)
+    await world.running(0.5)
     assert len(world.directory.asked) == MOST
     assert world.directory.busiest == AT_ONCE

@@ -305,6 +305,9 @@ class Finding:
             group.create_task(self._introduce(dht))
             group.create_task(self._alarm(dht))
             group.create_task(whereabouts.run(lambda: None))
+            while True:
+                await self.peering.news()
+                whereabouts.hurry()
 
     def _endpoint(self) -> Endpoint | None:
         """Return where others can dial this node: through its router, if that lets them in, and directly."""

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from tetherd.discovery.attempts import Attempts
 from tetherd.discovery.hints import Drop, Hint
 from tetherd.errors import InvalidInput, TetherError
 from tetherd.ports import Clock, Directory, Ears
@@ -15,10 +16,7 @@ from tetherd.types import Seconds
 from tetherd.wire.endpoint import NAME, Endpoint, decode, encode
 from tetherd.wire.records import Record
 
-PERIOD: Final[tuple[Seconds, Seconds]] = (1.0, 60.0)
-"""From one round of asking to the next: soon at first, then less and less often."""
-
-JITTER: Final = 0.1
+TICK: Final[Seconds] = 1.0
 AT_ONCE: Final = 8
 MOST: Final = 128
 """Nodes that one round asks about."""
@@ -47,7 +45,8 @@ class Whereabouts:
         self._clock = clock
         self._mine = mine
         self._wanted = wanted
-        self._chance = chance
+        self._puts = Attempts[bytes](chance)
+        self._asks = Attempts[str](chance)
         self._turn = asyncio.Semaphore(AT_ONCE)
         self._moved = asyncio.Event()
 
@@ -62,6 +61,12 @@ class Whereabouts:
         """Take note that this node can be dialled elsewhere than before."""
         self._moved.set()
 
+    def hurry(self) -> None:
+        """Take note that something new is known of some peer: the DHT may lead further now."""
+        now = self._clock.monotonic()
+        self._puts.hurry(now)
+        self._asks.hurry(now)
+
     async def _tell(self) -> None:
         """Keep this node's record in the DHT as it is now."""
         while True:
@@ -72,23 +77,22 @@ class Whereabouts:
 
     async def _put(self, value: bytes) -> None:
         """Put a record into the DHT, which repeats it from then on."""
-        pause = PERIOD[0]
         while not self._moved.is_set():
-            try:
-                await self._directory.put(NAME, value)
-            except TetherError as error:
-                _log.debug("nobody keeps this node's record yet", extra={"reason": error.message})
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, PERIOD[1])
-            else:
-                return
+            if self._puts.due([value], self._clock.monotonic(), 1):
+                try:
+                    await self._directory.put(NAME, value)
+                except TetherError as error:
+                    _log.debug("nobody keeps this node's record yet", extra={"reason": error.message})
+                else:
+                    return
+            await asyncio.sleep(TICK)
 
     async def _ask(self) -> None:
-        pause = PERIOD[0]
+        """Ask about those that no connection is open to: soon after it was lost, then less and less often."""
         while True:
-            await asyncio.sleep(pause * (1 + JITTER * (2 * self._chance() - 1)))
-            await asyncio.gather(*(self._look_up(node) for node in list(self._wanted())[:MOST]))
-            pause = min(2 * pause, PERIOD[1])
+            due = self._asks.due(self._wanted(), self._clock.monotonic(), MOST)
+            await asyncio.gather(*map(self._look_up, due))
+            await asyncio.sleep(TICK)
 
     async def _look_up(self, node: str) -> None:
         async with self._turn:
