@@ -96,6 +96,7 @@ async def relays(club: Club, asked: Asked, services: Any) -> AsyncIterator[Relay
 SERVES = {"rpc": ("127.0.0.1", 7443)}
 WE = member(ME, "me", "orchestrator", at="10.0.0.9:7443")
 ONE = member(FIRST, "one", "relay", at="relay.example:7443")
+THEY = member(TARGET, "target", "manager", at="10.1.0.1:7443")
 TWO = member(SECOND, "two", "relay", at="[::1]:7443")
 
 
@@ -131,7 +132,7 @@ async def test_a_node_that_serves_nothing_waits_nowhere() -> None:
 
 
 async def test_the_way_to_a_node_is_one_door_that_asks_the_relays() -> None:
-    club, asked = Club(WE, ONE, TWO, member(TARGET, "target", "manager", at="10.1.0.1:7443")), Asked()
+    club, asked = Club(WE, ONE, TWO, THEY), Asked()
     async with asyncio.timeout(5.0), relays(club, asked, {}) as here:
         (way,) = here.ways(TARGET)
         assert (way.name, way.address) == ("one", here.ways(TARGET)[0].address)
@@ -144,6 +145,22 @@ async def test_the_way_to_a_node_is_one_door_that_asks_the_relays() -> None:
         await writer.wait_closed()
 
 
+async def test_the_door_to_a_node_is_closed_when_it_is_no_member_any_more() -> None:
+    club, asked = Club(WE, ONE, THEY), Asked()
+    async with asyncio.timeout(5.0), relays(club, asked, {}) as here:
+        (way,) = here.ways(TARGET)
+        host, _, port = way.address.partition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        await asked.news.acquire()
+        club.set(WE, ONE, msgspec.structs.replace(THEY, revoked=1.0))
+        with contextlib.suppress(ConnectionError):
+            assert await reader.read() == b""
+        writer.close()
+        with pytest.raises(ConnectionError):
+            await asyncio.open_connection(host, int(port))
+        assert here.ways(TARGET) == (), "nor is there another"
+
+
 async def test_without_a_relay_there_is_no_way() -> None:
     async with relays(Club(WE, member(TARGET, "target", "manager")), Asked(), {}) as here:
         assert here.ways(TARGET) == ()
@@ -153,7 +170,7 @@ async def test_without_a_relay_there_is_no_way() -> None:
 
 async def test_while_no_file_is_left_there_is_no_way_either() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    async with relays(Club(WE, ONE), Asked(), {}) as here:
+    async with relays(Club(WE, ONE, THEY), Asked(), {}) as here:
         resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
         try:
             assert here.ways(TARGET) == ()

@@ -209,9 +209,10 @@ async def test_services_of_a_node_have_doors_of_their_own() -> None:
     forwarder.reach(TARGET, [via("a", relay)], "bulk")
     await tunnels.visit()
     assert relay.asked == [OpenRelay(TARGET, "bulk")]
-    forwarder.drop(TARGET)
-    forwarder.drop(TARGET)
-    assert tunnels.closed == 1
+    forwarder.keep({TARGET})
+    assert tunnels.closed == 0
+    forwarder.keep(())
+    assert tunnels.closed == 2
 
 
 @simulated

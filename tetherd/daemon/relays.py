@@ -89,10 +89,10 @@ class Relays:
     def ways(self, node: str, service: Service = "rpc") -> Sequence[racing.Relay]:
         """Return the ways to a node through relays: one door on this host, which tries each relay in turn.
 
-        None where there is no relay, or no room for a door now.
+        None where there is no relay, or no room for a door now, or where the node is no member.
         """
         vias = [via for via in self._vias() if via.node != node]
-        if not vias:
+        if not vias or self._membership.roles_of(node) is None:
             return ()
         try:
             door = self._forwarder.reach(node, vias, service)
@@ -102,12 +102,13 @@ class Relays:
         return (racing.Relay(self._name(self._forwarder.used(node, service) or vias[0].node), door),)
 
     async def run(self, ready: Callable[[], None]) -> None:
-        """Wait at every relay there is, until cancelled."""
+        """Wait at every relay there is, and close the doors to nodes that are no members any more, until cancelled."""
         ready()
         self._waiting.clear()
         tasks: dict[tuple[str, str], asyncio.Task[None]] = {}
         async with asyncio.TaskGroup() as group:
-            while self._membership.standing is not None:
+            while (standing := self._membership.standing) is not None:
+                self._forwarder.keep({each.node for each in standing.roster.members if not each.revoked})
                 vias = {(via.node, via.host): via for via in self._vias()} if self._services else {}
                 for gone in tasks.keys() - vias.keys():
                     tasks.pop(gone).cancel()

@@ -5,7 +5,7 @@ Both sides only dial out. What passes is TLS between the two nodes: a relay can 
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -119,15 +119,14 @@ class Forwarder:
         route = self._routes.get((target, service))
         return route.used if route else ""
 
-    def drop(self, target: str, service: Service = "rpc") -> None:
-        """Give an address up, and end the connections that came by it."""
-        if route := self._routes.pop((target, service), None):
-            route.door.close()
+    def keep(self, targets: Collection[str]) -> None:
+        """Give up the addresses of all but these nodes, and end the connections that came by them."""
+        for key in [key for key in self._routes if key[0] not in targets]:
+            self._routes.pop(key).door.close()
 
     def close(self) -> None:
         """Give every address up."""
-        for target, service in list(self._routes):
-            self.drop(target, service)
+        self.keep(())
 
 
 class _Route:
