@@ -98,6 +98,10 @@ async def test_listeners_go_deaf_while_files_are_short_and_hear_again(caplog: py
         fill(stack, 560)
         await until(lambda: guard.deaf)
         assert not await asyncio.to_thread(hears, port, 0.3)
+        with socket.create_server(("127.0.0.1", 0)) as later:
+            async with asyncio.timeout(20):
+                while await asyncio.to_thread(hears, later.getsockname()[1], 0.3):
+                    later.accept()[0].close()
         fill(stack, 100)  # more than was allowed before
         stack.close()
         await until(lambda: not guard.deaf)

@@ -3,13 +3,14 @@
 import asyncio
 import contextlib
 import logging
+import resource
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from certificates import Network, home
-from doorway import Doorway, is_refused, is_well, soon
+from doorway import Doorway, is_refused, is_well, open_files, soon
 
 from tetherd.drivers.host.clock import SystemClock
 from tetherd.drivers.rpc import nng
@@ -206,6 +207,17 @@ async def test_a_listener_that_lets_strangers_in_is_never_used(
     error = await fails_to_open(tmp_path, home().node())
     assert isinstance(error, BadConfig)
     assert "let anybody in" in error.message
+
+
+async def test_what_this_process_may_open_is_not_for_a_door_to_say(tmp_path: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    few = open_files() + 500, limits[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, few)
+    try:
+        async with Doorway(tmp_path).open():
+            assert resource.getrlimit(resource.RLIMIT_NOFILE) == few
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 async def test_a_port_that_is_taken_shows_at_once(tmp_path: Path, doorway: Doorway) -> None:

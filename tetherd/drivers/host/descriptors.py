@@ -15,7 +15,8 @@ import socket
 import stat
 import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -26,6 +27,8 @@ HELD: Final = 1024
 """Files that are held back; less where fewer than four times as many may be open."""
 
 TICK: Final[Seconds] = 0.05
+AGAIN: Final[Seconds] = 1.0
+"""How often, while listeners are deaf, those are found that were opened meanwhile."""
 
 _OPEN: Final = Path("/dev/fd")
 _COUNTED: Final = Path("/proc/self/fd")  # whose size is their number, since Linux 6.2
@@ -66,17 +69,23 @@ class Guard:
 
     def __init__(self) -> None:
         self._share = share()
+        self._known: AbstractSet[int] = frozenset()  # sockets that are deaf if they listen, by inode
         self.deaf = False
 
     async def run(self) -> None:
         """Watch until cancelled."""
         allow(self._share)
+        ticks = 0
         try:
             while True:
                 await asyncio.sleep(TICK)
+                ticks += 1
                 short = self._share.short(opened(), already=self.deaf)
                 if short != self.deaf:
                     self._turn(short)
+                elif short and ticks % round(AGAIN / TICK) == 0:
+                    with contextlib.suppress(OSError):  # no file is left to look with: there is a next time
+                        self._deafen(await asyncio.to_thread(sockets))
         finally:
             if self.deaf:
                 self._turn(False)
@@ -87,10 +96,15 @@ class Guard:
         if deaf:
             _log.warning("no file is left for connections: nobody is let in over TCP until some have ended")
             allow(self._share, held_back=False)  # first, since going deaf takes files itself
-            _listeners(_ATTACH_FILTER, _FILTER)
+            self._deafen(sockets())
         else:
-            _listeners(_DETACH_FILTER, 0)
+            _listeners(sockets(), _DETACH_FILTER, 0)
+            self._known = frozenset()
             allow(self._share)
+
+    def _deafen(self, files: Mapping[int, int]) -> None:
+        _listeners({inode: files[inode] for inode in files.keys() - self._known}, _ATTACH_FILTER, _FILTER)
+        self._known = files.keys()
 
 
 def opened() -> int:
@@ -132,11 +146,11 @@ def borrowed(inode: int, number: int) -> Iterator[socket.socket]:
         yield lent
 
 
-def _listeners(option: int, value: Any) -> None:
-    """Set an option of every TCP listener that there is; only Linux has these."""
+def _listeners(files: Mapping[int, int], option: int, value: Any) -> None:
+    """Set an option of those sockets that are TCP listeners; only Linux has these."""
     if sys.platform != "linux":
         return
-    for inode, number in sockets().items():
+    for inode, number in files.items():
         with contextlib.suppress(OSError), borrowed(inode, number) as found:
             if found.family != socket.AF_UNIX and found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
                 found.setsockopt(socket.SOL_SOCKET, option, value)

@@ -68,9 +68,7 @@ class Door:
     @contextlib.asynccontextmanager
     async def open(self, desk: Desk, limit: int) -> AsyncIterator[None]:
         """Have ``desk`` answer members. Raises BadConfig when strangers could come in or members could not, InUse."""
-        files = descriptors.share()
-        descriptors.allow(files)
-        self._most = min(MAX_CONNECTIONS, files.limit // 4)
+        self._most = min(MAX_CONNECTIONS, descriptors.share().limit // 4)
         self._desk = desk
         self._socket = nng.open_rep(limit)
         nng.guard(self._socket, self._welcome)
