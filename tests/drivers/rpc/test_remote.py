@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from certificates import home
 from desks import MAX, Desk, blob, calling, free_port, manifest, serving, silence, soon, tensor, within
+from doorway import Doorway
 
 from tetherd.drivers.host.clock import SystemClock
 from tetherd.drivers.rpc import nng
@@ -23,7 +24,7 @@ from tetherd.errors import (
 )
 from tetherd.wire.catalog import Chunk, GetBlob
 from tetherd.wire.frames import Codec
-from tetherd.wire.messages import NextCommands
+from tetherd.wire.messages import GetFleet, NextCommands
 
 
 async def test_a_call_that_takes_too_long_ends(ipc: str) -> None:
@@ -132,6 +133,54 @@ async def test_a_caller_moves_to_another_address_with_and_without_a_connection(p
             caller.move(here)
             await caller.call(blob(), deadline=soon())
             assert len(first.contexts) == 2
+
+
+def connect_unheard(caller: RemoteCaller, before: frozenset[int] = frozenset()) -> None:
+    """Return when nng has another connection than ``before``, and the loop does not know."""
+    until = soon()
+    while not nng.living(caller._socket) - before:
+        assert time.monotonic() < until
+        time.sleep(0.001)
+
+
+async def test_who_moves_as_it_connects_does_not_stay_where_it_was(place: Path) -> None:
+    here, there = (f"ipc://{place}/{name}.sock" for name in ("here", "there"))
+    desk = Desk()
+    with nng.closing(nng.open_rep(MAX)) as silent:
+        nng.listen(silent, here)
+        async with serving(there, desk):
+            with calling(here) as caller:
+                connect_unheard(caller)
+                assert not caller.connected
+                caller.move(there)
+                await caller.call(blob(), deadline=soon())
+                assert len(desk.contexts) == 1
+
+
+async def test_who_renews_as_it_connects_appears_as_who_it_is_now(tmp_path: Path) -> None:
+    async with Doorway(tmp_path).open() as doorway:
+        old, fresh = doorway.member(), doorway.member()
+        with doorway.calling(old) as caller:
+            connect_unheard(caller)
+            assert not caller.connected
+            caller.renew(fresh)
+            await caller.call(GetFleet(), deadline=soon())
+            assert doorway.heard == {fresh.node}
+
+
+async def test_who_renews_as_it_connects_again_appears_as_who_it_is_now(tmp_path: Path) -> None:
+    async with Doorway(tmp_path).open() as doorway:
+        old, fresh = doorway.member(), doorway.member()
+        with doorway.calling(old) as caller:
+            await caller.call(GetFleet(), deadline=soon())
+            before = frozenset(caller._pipes)
+            nng.end_all(caller._socket)
+            connect_unheard(caller, before)
+            assert caller._pipes == before
+            caller.renew(fresh)
+            for _ in range(2):  # the first one may find the connection that is being left
+                await caller.call(GetFleet(), deadline=soon())
+            assert doorway.contexts[-1].node == fresh.node
 
 
 async def test_what_is_too_large_is_refused_before_it_is_sent(ipc: str) -> None:

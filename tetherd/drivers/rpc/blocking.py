@@ -125,7 +125,8 @@ class BlockingCaller:
         """Give an attempt that had its time up for a new one, unless it has just brought a connection."""
         with self._dialing:  # lanes fail together
             if self._socket is not None and not self.closed and time.monotonic() - self._dialed >= self._redial:
-                nng.redial(self._socket, self.address, self._secret() if self._secret else None)
+                if not nng.living(self._socket):
+                    nng.redial(self._socket, self.address, self._secret() if self._secret else None)
                 self._dialed = time.monotonic()
 
     def _dial_again(self) -> None:

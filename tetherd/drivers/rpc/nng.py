@@ -163,9 +163,7 @@ def living(socket: Any) -> set[int]:
 
 
 def redial(socket: Any, address: str, secret: Secret | None = None) -> None:
-    """Dial anew unless there is a connection: nng waits long, or for ever, for a peer that accepts and says nothing."""
-    if living(socket):
-        return
+    """Dial anew: nng waits long, or for ever, for a peer that accepts and says nothing, and stays as it was told."""
     hang_up(socket)
     with contextlib.suppress(BadConfig):  # closed, or short of something: there is a next time
         dial(socket, address, secret)

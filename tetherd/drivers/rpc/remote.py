@@ -123,9 +123,10 @@ class RemoteCaller:
         """Appear as ``credentials`` from the next connection on; the one there is stays."""
         assert self._secret is not None
         self._secret = Secret(credentials, self._secret.node)
-        self._renewed = True
-        if not self._pipes:
-            self._dial_again()
+        if self._pipes:
+            self._renewed = True
+        else:
+            self._dial_anew()
 
     def move(self, address: str) -> None:
         """Connect to ``address`` from now on; what is under way on a connection elsewhere may have to be sent again."""
@@ -134,7 +135,7 @@ class RemoteCaller:
             self._renewed = True  # so that the end of this connection is the beginning of the next
             nng.hang_up(self._socket)
         else:
-            self._dial_again()
+            self._dial_anew()
 
     def close(self) -> None:
         """Close the connection; calls under way end with Unreachable."""
@@ -152,6 +153,14 @@ class RemoteCaller:
         self._timer = asyncio.get_running_loop().call_later(self._redial, self._dial_again) if waiting else None
 
     def _dial_again(self) -> None:
+        """Give an attempt up for a new one, unless it has just brought a connection."""
+        if nng.living(self._socket):
+            self._watch()
+        else:
+            self._dial_anew()
+
+    def _dial_anew(self) -> None:
+        """Dial as things are now. A connection of before, which nng has and we have not heard of, ends."""
         self._renewed = False
         self._failures += 1
         if self._secret and self._failures % WONDER == 0 and (self._finding is None or self._finding.done()):
@@ -190,7 +199,7 @@ class RemoteCaller:
             for exchange in self._busy:
                 exchange.give_up()
             if self._renewed and not self._closed:
-                self._dial_again()
+                self._dial_anew()
             else:
                 self._watch()
 
