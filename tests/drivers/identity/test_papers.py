@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from tetherd.drivers.host import durable
@@ -290,6 +291,64 @@ async def test_who_is_sent_away_while_it_renews_learns_that_at_once(founder: Fou
     kept = papers(tmp_path, "b").load()
     assert kept is not None
     assert (kept.roster, kept.credentials) == (standing.roster, standing.credentials)
+
+
+async def test_who_has_come_to_be_somebody_else_while_it_renews_stays_that(founder: Founder, tmp_path: Path) -> None:
+    host = papers(tmp_path, "b")
+    await founder.join(host)
+    authority = founder.papers.authority
+    assert authority is not None
+    real, founded = authority.renew, []
+
+    def slow(*asked: Any) -> Admission:
+        admission = real(*asked)
+        host.leave()
+        founded.append(host.found("other", ("worker",)))  # while it waits for this answer
+        return admission
+
+    authority.renew = slow  # type: ignore[method-assign]
+    async with founder.open():
+        standing = await asyncio.to_thread(host.renew)
+    assert standing == founded[0]
+    kept = papers(tmp_path, "b").load()
+    assert kept is not None
+    assert (kept.network, kept.credentials) == (standing.network, standing.credentials)
+    host.close()
+
+
+async def test_while_nobody_answers_a_host_that_joins_the_rest_goes_on(founder: Founder, tmp_path: Path) -> None:
+    host, token = papers(tmp_path, "b"), founder.papers.invite(("worker",), 60.0, "")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        token = msgspec.structs.replace(token, addresses=(address,))
+        asking = asyncio.create_task(asyncio.to_thread(host.join, token, lambda _: None))
+        waiting, _ = await asyncio.to_thread(silent.accept)
+        with waiting:
+            async with asyncio.timeout(5):
+                assert await asyncio.to_thread(host.load) is None
+                await asyncio.to_thread(host.leave)
+            assert not asking.done()
+    with pytest.raises(Unreachable):
+        await asking
+
+
+async def test_who_founds_a_network_while_it_joins_another_stays_in_its_own(founder: Founder, tmp_path: Path) -> None:
+    host, token = papers(tmp_path, "b"), founder.papers.invite(("worker",), 60.0, "")
+    authority = founder.papers.authority
+    assert authority is not None
+    real, founded = authority.join, []
+
+    def slow(*asked: Any) -> Admission:
+        admission = real(*asked)
+        founded.append(host.found("other", ("worker",)))  # while it waits for this answer
+        return admission
+
+    authority.join = slow  # type: ignore[method-assign]
+    async with founder.open():
+        with pytest.raises(Conflict, match="other"):
+            await asyncio.to_thread(host.join, token, lambda _: None)
+    assert host.load() == founded[0]
+    host.close()
 
 
 async def test_a_revoked_node_knows_and_cannot_renew(founder: Founder, tmp_path: Path) -> None:

@@ -47,6 +47,7 @@ class DiskPapers:
         self._enrol = enrol[:MAX_ADDRESSES]
         self._clock = clock
         self._lock = threading.RLock()
+        self._joining = threading.Lock()  # a second token is not spent while a first one may do
         self._standing: Standing | None = None
         self.authority: NetworkAuthority | None = None
 
@@ -82,13 +83,18 @@ class DiskPapers:
 
     def join(self, token: JoinToken, consent: Callable[[tuple[RoleName, ...]], None]) -> Standing:
         """Join with a token; see ports.Papers."""
-        with self._lock:
-            self._check_free()
-            admission, root = self._applicant().join(token)
-            node = key_digest(self._identity.key().public_key()).hex()
-            me = joining.check(admission, node, token.network, root).member(node)
-            consent(me.roles if me else ())
-            return self._settle(admission, token.network, root)
+        with self._joining:
+            with self._lock:
+                self._check_free()
+                applicant = self._applicant()
+            # Without the lock: who answers slowly must keep nobody from seeing how things stand, or from changing that.
+            admission, root = applicant.join(token)
+            with self._lock:
+                self._check_free()  # the host may have founded a network meanwhile
+                node = key_digest(self._identity.key().public_key()).hex()
+                me = joining.check(admission, node, token.network, root).member(node)
+                consent(me.roles if me else ())
+                return self._settle(admission, token.network, root)
 
     def renew(self) -> Standing:
         """Get the next certificate; see ports.Papers."""
@@ -103,7 +109,9 @@ class DiskPapers:
         # Without the lock: who answers slowly must not keep a revocation waiting.
         admission, roots = applicant.renew(standing.network, standing.roster.enrol, roots)
         with self._lock:
-            self._require()  # the host may have left meanwhile
+            now = self._require()  # the host may have left meanwhile
+            if (now.network, now.node) != (standing.network, standing.node):
+                return now  # and have come to be somebody else
             return self._settle(admission, standing.network, roots)
 
     def accept(self, signed: SignedRoster, keys: Mapping[int, bytes]) -> Standing:
