@@ -1,7 +1,9 @@
 """Drivers are tested on the event loop that daemons run on: its transports are not asyncio's own."""
 
+import socket
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,26 @@ def hosts() -> Iterator[Hosts]:
 
 def pytest_asyncio_loop_factories(config: Any, item: Any) -> Mapping[str, Callable[[], Any]]:
     return {"uvloop": uvloop.new_event_loop}
+
+
+@pytest.fixture
+def deaf_names(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No name server answers for names that end in ``.deaf``."""
+    real, over = socket.getaddrinfo, threading.Event()
+
+    def getaddrinfo(host: str, *args: Any, flags: int = 0, **options: Any) -> Any:
+        if host.endswith(".deaf") and not flags & socket.AI_NUMERICHOST:
+            over.wait(60)
+            raise socket.gaierror(socket.EAI_AGAIN, "nobody answered")
+        return real(host, *args, flags=flags, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(socket, "getaddrinfo", getaddrinfo)
+        yield
+        over.set()
+    for thread in threading.enumerate():
+        if thread.name == "names":
+            thread.join(10)
 
 
 @pytest.fixture

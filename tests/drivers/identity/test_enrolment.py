@@ -318,6 +318,15 @@ async def test_an_answer_that_does_not_end_is_not_waited_for(
             await host.join(msgspec.structs.replace(network.invite(), addresses=(address,)))
 
 
+@pytest.mark.usefixtures("deaf_names")
+async def test_a_name_that_nobody_answers_for_makes_way_for_the_next_address(network: Network) -> None:
+    token = network.invite()
+    async with asyncio.timeout(20):
+        await Host(patience=2.0).join(msgspec.structs.replace(token, addresses=("host.deaf:7444", *token.addresses)))
+        with pytest.raises(Unreachable, match="no name server answered"):
+            await Host(patience=0.5).join(msgspec.structs.replace(token, addresses=("host.deaf:7444",)))
+
+
 async def test_an_answer_for_another_host_is_not_believed(network: Network) -> None:
     host, token = Host(), network.invite()
     admission, root = await host.join(token)

@@ -91,6 +91,13 @@ async def test_a_closed_door_is_closed_and_so_is_what_went_through() -> None:
             await dial(port_of(door))
 
 
+@pytest.mark.usefixtures("deaf_names")
+async def test_a_name_that_nobody_answers_for_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CONNECT", 0.05)
+    with pytest.raises(Unreachable, match=r"host\.deaf:7446: no answer"):
+        await SocketTunnels().connect("host.deaf", 7446)
+
+
 async def test_without_files_no_door_opens() -> None:
     async def receive(_: Guest) -> None:
         pytest.fail("nobody can have come")

@@ -49,6 +49,20 @@ def test_an_address_that_says_nothing_is_not_waited_for(source: BlobSource) -> N
         assert time.monotonic() - began < 10
 
 
+@pytest.mark.usefixtures("deaf_names")
+def test_a_name_that_nobody_answers_for_is_not_waited_for(source: BlobSource) -> None:
+    began = time.monotonic()
+    assert connect(source, Ways(("host.deaf:7443", source.address)), patience=20.0) == source.address
+    assert time.monotonic() - began < 10
+    with pytest.raises(OSError, match="no name server answered"):
+        connect(source, Ways(("host.deaf:7443",)), patience=0.1)
+
+
+def test_a_name_leads_there_too(source: BlobSource) -> None:
+    _, _, port = source.address.rpartition(":")
+    assert connect(source, Ways((f"localhost:{port}",))) == source.address
+
+
 def test_an_address_that_leads_to_another_node_leads_nowhere(hosts: Hosts, source: BlobSource) -> None:
     other = hosts.fair(shelf())
     assert connect(source, Ways((other.address, source.address))) == source.address

@@ -10,6 +10,7 @@ from tetherd.discovery.addresses import DIAL_WINDOW, MAX_DIALS, DialBudget, pars
 from tetherd.discovery.hints import Reason
 from tetherd.discovery.racing import Attempt, Missed, Outcome, Race, Reached, is_relayed
 from tetherd.drivers.tcp.mutual import peer
+from tetherd.drivers.tcp.names import resolve
 from tetherd.errors import InvalidInput, PermissionDenied
 from tetherd.ports import Clock
 from tetherd.types import Seconds
@@ -139,7 +140,7 @@ async def _connect(text: str) -> socket.socket:
     """Return a connection to an address, the first of a name's that takes one. Raises OSError, InvalidInput."""
     address, loop = parse(text), asyncio.get_running_loop()
     failure: OSError | None = None
-    for family, _, _, _, place in await loop.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM):
+    for family, _, _, _, place in await resolve(address.host, address.port):
         connection = socket.socket(family, socket.SOCK_STREAM)
         try:
             connection.setblocking(False)

@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any, Final
 
 from tetherd.drivers.relay.splice import CHUNK, Splice, reset, tune
+from tetherd.drivers.tcp.names import resolve
 from tetherd.errors import Unavailable, Unreachable
 from tetherd.ports import Guest
 from tetherd.types import Seconds
@@ -129,7 +130,7 @@ async def _connect(host: str, port: int) -> socket.socket:
     failure: OSError = OSError("no address")
     try:
         async with asyncio.timeout(CONNECT):
-            for family, kind, protocol, _, address in await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+            for family, kind, protocol, _, address in await resolve(host, port):
                 connection = socket.socket(family, kind, protocol)
                 tune(connection)
                 try:

@@ -17,6 +17,7 @@ from cryptography.x509.oid import NameOID
 
 from tetherd.drivers.rpc import tls
 from tetherd.drivers.tcp import mutual
+from tetherd.drivers.tcp.names import find
 from tetherd.errors import TetherError
 from tetherd.policy.admission import Roster
 from tetherd.types import Cause, Credentials, Finding, Seconds, is_node_id
@@ -128,7 +129,7 @@ def _connect(place: tuple[str, int], segment: int = 0) -> socket.socket:
 
 def _open(place: tuple[str, int], segment: int) -> socket.socket:
     failure: OSError | None = None
-    for family, kind, protocol, _, address in socket.getaddrinfo(*place, type=socket.SOCK_STREAM):
+    for family, kind, protocol, _, address in find(*place, tls.PATIENCE):
         plain = socket.socket(family, kind, protocol)
         try:
             plain.settimeout(tls.PATIENCE)
@@ -161,7 +162,7 @@ def _no_tls(place: tuple[str, int], reason: str) -> tuple[str, str]:
     """Find out what speaks at a place where nobody speaks TLS."""
     said = b""
     try:
-        with socket.create_connection(place, tls.PATIENCE) as plain:
+        with _open(place, 0) as plain:
             plain.settimeout(_MINUTE / 60)
             try:
                 said = plain.recv(64)  # SSH and mail speak first

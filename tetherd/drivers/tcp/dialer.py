@@ -10,11 +10,13 @@ import socket
 import ssl
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Final
 
 from tetherd.discovery.addresses import parse
 from tetherd.discovery.racing import Attempt, Race, Reached, path_of
 from tetherd.drivers.tcp.mutual import peer
+from tetherd.drivers.tcp.names import Place, look_up
 from tetherd.errors import InvalidInput, PermissionDenied, TetherError
 from tetherd.types import Seconds
 from tetherd.wire.chunks import BlobSource, Ways
@@ -22,6 +24,7 @@ from tetherd.wire.chunks import BlobSource, Ways
 POLL: Final[Seconds] = 0.25
 """How often whoever waits looks whether it still should."""
 
+_LOOK: Final[Seconds] = 0.02
 _RELAYED: Final = "relay:"
 _UNDER_WAY: Final = (0, errno.EINPROGRESS)
 
@@ -70,6 +73,7 @@ class _Running:
         self._context = context
         self._patience = patience
         self._selector = selectors.DefaultSelector()
+        self._names: dict[Attempt, tuple[Future[list[Place]], Seconds]] = {}  # that are looked up, and until when
         self._dials: dict[Attempt, _Dial] = {}
         self._failures: dict[str, Exception] = {}
 
@@ -80,18 +84,32 @@ class _Running:
         """Begin what is due, and take the next step wherever one can be taken."""
         for attempt in self._race.start(time.monotonic()):
             try:
-                self._dials[attempt] = _Dial(attempt, self._context, time.monotonic() + self._patience)
-            except (OSError, InvalidInput) as error:
+                place = parse(attempt.address)
+                self._names[attempt] = look_up(place.host, place.port), time.monotonic() + self._patience
+            except InvalidInput as error:
                 self._failed(attempt, error)
+        for attempt, (found, until) in list(self._names.items()):
+            if found.done() or time.monotonic() > until:
+                del self._names[attempt]
+                self._dial(attempt, found, until)
         wake = self._race.wake(time.monotonic())
         for dial in list(self._dials.values()):
             if not dial.done:
                 self._selector.register(dial.socket, dial.wants, dial)
-        ready = {key.data for key, _ in self._selector.select(min(POLL, POLL if wake is None else wake))}
+        pause = min(_LOOK if self._names else POLL, POLL if wake is None else wake)
+        ready = {key.data for key, _ in self._selector.select(pause)}
         for attempt, dial in list(self._dials.items()):
             if not dial.done:
                 self._selector.unregister(dial.socket)
                 self._step(attempt, dial, ready=dial in ready)
+
+    def _dial(self, attempt: Attempt, found: Future[list[Place]], until: Seconds) -> None:
+        try:
+            if not found.done():
+                raise TimeoutError(f"no name server answered within {self._patience:g} s")
+            self._dials[attempt] = _Dial(found.result()[0], self._context, until)
+        except OSError as error:
+            self._failed(attempt, error)
 
     def _step(self, attempt: Attempt, dial: "_Dial", *, ready: bool) -> None:
         try:
@@ -133,14 +151,13 @@ class _Running:
 class _Dial:
     """One attempt: TCP first, then TLS."""
 
-    def __init__(self, attempt: Attempt, context: ssl.SSLContext, until: Seconds) -> None:
+    def __init__(self, place: Place, context: ssl.SSLContext, until: Seconds) -> None:
         self.until = until
         self.wants = selectors.EVENT_WRITE
         self.done = False
         self._context = context
         self._secure: ssl.SSLSocket | None = None
-        place = parse(attempt.address)
-        family, kind, protocol, _, where = socket.getaddrinfo(place.host, place.port, type=socket.SOCK_STREAM)[0]
+        family, kind, protocol, _, where = place
         self.socket = socket.socket(family, kind, protocol)
         self.socket.setblocking(False)
         code = self.socket.connect_ex(where)
