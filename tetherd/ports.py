@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from contextvars import ContextVar
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from tetherd.discovery.diagnosis import Vitals
 from tetherd.discovery.hints import Drop, Hint, Source
@@ -219,6 +219,26 @@ class CatalogCopy(Protocol):
         ...
 
 
+class Former(NamedTuple):
+    """What was copied of the catalog of the manager on a node, and when, in seconds since the epoch."""
+
+    node: str
+    catalog: Catalog
+    copied: Seconds
+
+
+class Formers(Protocol):
+    """The catalogs of the managers that this host followed before. Blocking. Raises StorageFailed."""
+
+    def load(self) -> list[Former]:
+        """Return those that can be read, the newest first."""
+        ...
+
+    def remove(self, node: str) -> None:
+        """Forget one for good."""
+        ...
+
+
 class Ledger(Protocol):
     """Versions and aliases. Blocking, used from one thread; every change is durable when its method returns.
 
@@ -234,7 +254,18 @@ class Ledger(Protocol):
         """Return every blob that a version needs: its files, its manifest and its config."""
         ...
 
-    def commit(self, draft: Version, config: Digest, alias: str) -> Version:
+    def taken(self, origin: str) -> Catalog | None:
+        """Return what ``adopt`` took of another ledger, None where it never did."""
+        ...
+
+    def adopt(self, catalog: Catalog, taken: Catalog) -> None:
+        """Say what ``catalog`` says, all at once, but as this ledger; remember that ``taken`` is part of it.
+
+        A model that differs is replaced, one that it does not name stays as it is.
+        """
+        ...
+
+    def commit(self, draft: Version, alias: str) -> Version:
         """Record a version under the next number (or find it), and move ``alias`` to it.
 
         ``latest`` moves too where the model has none. The draft's number is ignored.

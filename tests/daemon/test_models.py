@@ -24,7 +24,7 @@ from tetherd.types import Credentials, Signature
 from tetherd.wire.assignments import Site
 from tetherd.wire.catalog import Catalog, Commit, FileEntry, Version, WatchCatalog
 from tetherd.wire.manifest import digest_of
-from tetherd.wire.replication import GetHoldings, ReportHoldings
+from tetherd.wire.replication import GetHoldings, HandOver, ReportHoldings
 from tetherd.wire.roster import Member
 
 
@@ -47,6 +47,8 @@ def credentials() -> Credentials:
 
 class Network:
     """Stands for the network: ``primary`` is the node whose manager writes the catalog."""
+
+    term = 3
 
     def __init__(self, primary: str) -> None:
         self.mine = credentials()
@@ -122,7 +124,7 @@ def test_only_who_runs_or_keeps_models_reads_their_files(node: str) -> None:
         admit(node, network)
 
 
-async def test_what_it_followed_stays_when_its_own_manager_becomes_primary(tmp_path: Path) -> None:
+async def test_what_it_followed_is_its_own_when_its_manager_becomes_primary(tmp_path: Path) -> None:
     state = tmp_path / "state"
     models = made(tmp_path, Network(""))
     files = {digest_of(data): data for data in (b"of the primary before", b"abandoned")}
@@ -133,10 +135,15 @@ async def test_what_it_followed_stays_when_its_own_manager_becomes_primary(tmp_p
     for path in (kept, abandoned):
         os.utime(path, (1, 1))
     entry = FileEntry("m.onnx", digest_of(b"of the primary before"), 1)
-    version = Version("m", 1, digest_of(b"manifest"), "onnx", Signature((), ()), 1, 0.0, [entry])
-    FileCatalog(followed(state, "f" * 64)).save(Catalog(5, [version], []))
+    version = Version("m", 1, digest_of(b"manifest"), digest_of(b"config"), "onnx", Signature((), ()), 1, 0.0, [entry])
+    copy = followed(state, "f" * 64)
+    FileCatalog(copy).save(Catalog(5, [version], [], origin="founder"))
 
     models = made(tmp_path, Network(""))
+    taken = await models.routes()[WatchCatalog](WatchCatalog(), Context(time.monotonic() + 5))
+    assert (taken.versions, taken.epoch >> 32, taken.heritage["founder"]) == ([version], 3, 5)
+    assert HandOver in models.routes()
+    assert not copy.exists()
     running = asyncio.create_task(models.run(lambda: None))
     async with asyncio.timeout(10):
         while abandoned.exists():  # noqa: ASYNC110 - nobody tells that a file went

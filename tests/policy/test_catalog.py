@@ -7,7 +7,8 @@ from tetherd.wire.catalog import Alias, Catalog, Version
 
 
 def version(model: str, number: int) -> Version:
-    return Version(model, number, Digest(f"sha256:{model}{number}"), "onnx", Signature((), ()), 0, 0.0, [])
+    digest = Digest(f"sha256:{model}{number}")
+    return Version(model, number, digest, digest, "onnx", Signature((), ()), 0, 0.0, [])
 
 
 CATALOG = Catalog(

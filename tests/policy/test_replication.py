@@ -5,7 +5,7 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tetherd.policy.replication import ALIVE, AT_ONCE, COPIES, GRACE, Manager, holders, plan, wanted
+from tetherd.policy.replication import ALIVE, AT_ONCE, COPIES, GRACE, Manager, Order, holders, lacking, plan, wanted
 from tetherd.types import Digest
 
 V1 = Digest("sha256:1")
@@ -51,6 +51,17 @@ def test_a_new_version_spreads_to_as_many_as_are_wanted() -> None:
     assert len(fleet.fetches) == 2
     fleet.step([V1])
     assert len(fleet.fetches) == 2
+
+
+def test_the_primary_fetches_whatever_it_lacks_of_those_who_are_there() -> None:
+    versions = [Digest(f"sha256:{number}") for number in range(AT_ONCE + 3)]
+    *lacked, failing, silent, unknown = versions
+    me = Manager("me", NONE, 0, failing=frozenset({failing}))
+    full, away = Manager("a", frozenset(versions[:-1]) - {silent}, 0), Manager("b", frozenset({silent}), -ALIVE - 1)
+    orders = lacking([failing, silent, unknown, *lacked], me, [me, full, away], 0)
+    assert [(order.version, order.sources) for order in orders] == [(version, ("a",)) for version in lacked]
+    (order,) = lacking([failing, lacked[0]], me._replace(held=frozenset(lacked)), [me, full], 0)
+    assert order == Order(failing, ("a",))
 
 
 def test_with_fewer_managers_there_are_fewer_copies() -> None:

@@ -179,6 +179,16 @@ async def test_the_same_files_again_are_the_same_version_without_another_look(wo
     assert len(world.inspector.seen) == 2
 
 
+async def test_a_version_that_was_lost_is_whole_again_when_its_files_are_pushed(world):
+    first = await world.one("first")
+    names = world.names()
+    for name in names:
+        (world.root / "blobs" / "sha256" / name).unlink()
+    world.restart()
+    assert await world.one("first") == first
+    assert world.names() == names
+
+
 async def test_the_same_files_under_two_names_are_two_versions_that_share_their_blobs(world):
     mine = await world.push("digits", **{"model.onnx": b"same"})
     stored = world.names()

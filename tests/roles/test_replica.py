@@ -6,8 +6,10 @@ import threading
 from hashlib import sha256
 
 import pytest
+from msgspec.structs import replace
 
 from tetherd.drivers.models.replicas import FileCatalog
+from tetherd.drivers.models.spared import Followed, followed
 from tetherd.errors import Conflict, TetherError, Unavailable, Unreachable
 from tetherd.ports import Context
 from tetherd.roles.holdings import Here, Holders
@@ -30,7 +32,8 @@ from tetherd.wire.catalog import (
 )
 from tetherd.wire.chunks import CHUNK
 from tetherd.wire.manifest import Config, build, digest_of, encode_config
-from tetherd.wire.replication import GetHoldings, ReportHoldings
+from tetherd.wire.messages import Done
+from tetherd.wire.replication import GetHoldings, HandOver, ReportHoldings
 
 CONFIG = encode_config(Config("onnx", Signature((), ())))
 
@@ -59,6 +62,13 @@ class Origin:
         here = Here("primary", "origin:1", "founder")
         self.holders = Holders(here, clock=clock, versions=lambda: [one.version for one in self.catalog.versions])
         self.away = False
+        self.taken: list[Catalog] = []
+
+    async def take(self, request: HandOver, _: Context) -> Done:
+        self.taken.append(request.catalog)
+        self.catalog = replace(self.catalog, heritage={request.catalog.origin: request.catalog.epoch})
+        self.show([*self.catalog.versions, *request.catalog.versions])
+        return Done()
 
     def push(self, model: str, *contents: bytes) -> Version:
         files = [FileEntry(f"f{index}.onnx", digest_of(data), len(data)) for index, data in enumerate(contents)]
@@ -69,12 +79,13 @@ class Origin:
         }
         manifest = build(model, files, CONFIG, lists)
         self.blobs |= {digest_of(data): data for data in (manifest, CONFIG, *contents)}
-        version = Version(model, 1, digest_of(manifest), "onnx", Signature((), ()), 1, 0.0, files)
+        version = Version(model, 1, digest_of(manifest), digest_of(CONFIG), "onnx", Signature((), ()), 1, 0.0, files)
         self.show([*self.catalog.versions, version])
         return version
 
     def show(self, versions: list[Version], epoch: int | None = None) -> None:
-        self.catalog = Catalog(self.catalog.epoch + 1 if epoch is None else epoch, versions, [])
+        epoch = self.catalog.epoch + 1 if epoch is None else epoch
+        self.catalog = replace(self.catalog, epoch=epoch, versions=versions)
         self.changed.set()
         self.changed = asyncio.Event()
 
@@ -94,7 +105,7 @@ class Line:
     async def call(self, request, *, deadline, request_id=""):
         if self.origin.away:
             raise Unreachable("the primary is away")
-        routes = {WatchCatalog: self.origin.watch, **self.origin.holders.routes()}
+        routes = {WatchCatalog: self.origin.watch, HandOver: self.origin.take, **self.origin.holders.routes()}
         return await routes[type(request)](request, Context(deadline, 1, request_id, self.node))
 
 
@@ -153,7 +164,8 @@ class Follower:
         self.start()
 
     def start(self) -> None:
-        store = Store(self.blobs, self.carrier, self.copy, lambda: self.spared)
+        formers = Followed(self.world.root, self.world.root / f"followed-{self.node}.json")
+        store = Store(self.blobs, self.carrier, self.copy, formers, lambda: self.spared)
         primary = Primary(Line(self.world.origin, self.node), "founder")
         here = Here(self.node, f"{self.node}:1", self.node.upper())
         self.replica = Replica(here, store=store, primary=primary, clock=self.world.clock)
@@ -261,7 +273,7 @@ async def test_three_of_five_hold_it_and_a_lost_one_is_replaced(world):
     assert sum(bool(one.carrier.brought) for one in followers.values()) == 2
     world.clock.skipped += 40
     for one in followers.values():
-        one.replica._news.set()
+        one.replica._copying.news.set()
     await world.until(three)
     assert gone.node.upper() not in await world.holders(version)
 
@@ -346,6 +358,47 @@ async def test_a_primary_that_lost_its_memory_takes_nothing_from_its_followers(w
     assert follower.blobs.stat(digest_of(b"model")).complete
 
 
+def of_another(world, origin: str, epoch: int, *versions: Version):
+    """Have a copy of the catalog of a primary before, and return its file."""
+    path = followed(world.root, origin)
+    FileCatalog(path).save(Catalog(epoch, list(versions), [], origin=origin))
+    return path
+
+
+async def test_until_its_new_primary_answers_it_reads_what_it_copied_of_the_one_before(world):
+    version = world.origin.push("digits", b"model")
+    path = of_another(world, "gone", 1000, version)
+    world.origin.away = True
+    follower = world.follower("b")
+    assert (await follower.ask(WatchCatalog())).versions == [version]
+    world.origin.away = False
+    world.origin.catalog = replace(world.origin.catalog, heritage={"gone": 1000})
+
+    async def removed() -> bool:
+        return not path.exists()
+
+    await world.until(removed)
+    assert (await follower.ask(WatchCatalog())).epoch == world.origin.catalog.epoch
+    assert world.origin.taken == []
+
+
+async def test_what_it_knows_more_of_a_primary_before_it_hands_over(world):
+    version = world.origin.push("digits", b"model")
+    world.origin.show([])
+    world.origin.catalog = replace(world.origin.catalog, heritage={"gone": 999})
+    path = of_another(world, "gone", 1000, version)
+    follower = world.follower("b")
+    assert path.exists()
+
+    async def removed() -> bool:
+        return not path.exists()
+
+    await world.until(removed)
+    assert [one.epoch for one in world.origin.taken] == [1000]
+    assert (await follower.ask(WatchCatalog())).versions == [version]
+    await world.held_by(version, "B")
+
+
 async def test_stopping_ends_a_transfer(world):
     follower = world.follower("b")
     follower.carrier.gate.clear()
@@ -407,7 +460,8 @@ async def test_a_damaged_version_is_one_that_is_not_held(world):
     await world.held_by(whole, "B")
 
     async def told() -> bool:
-        return damaged.version not in follower.replica._needs and whole.version in follower.replica._needs
+        needs = follower.replica._copying.needs
+        return damaged.version not in needs and whole.version in needs
 
     await world.until(told)
     assert not follower.task.done()

@@ -244,6 +244,35 @@ class TestForms:
         assert version["copies"] == {"held": 2, "wanted": 3}
         assert "held by" not in ctl("models", "show", "digits").stdout
 
+    def test_a_model_that_nobody_holds_is_not_only_pending(self, ctl: Any, daemon: Any, digits: Path) -> None:
+        digest = loads(ctl("models", "push", str(digits), "--json").stdout)["digest"]
+        found = {"name": "digits", "wanted": 2, "versions": [{"number": 1, "digest": digest, "holders": []}]}
+        daemon.rules.append(lambda http: http.path.endswith("/holders") and (http.reply(200, found) or True))
+        shown = ctl("models", "show", "digits", "--where").stdout
+        assert "REPLICATED 0/2 (no manager that is there holds it)" in shown
+
+    @pytest.mark.parametrize(
+        ("successor", "says"),
+        [
+            ({}, []),
+            (
+                {"successor": "sec\x1bond"},
+                ["models are changed on sec\\x1bond from now on", "on sec\\x1bond: tetherctl models ls"],
+            ),
+            ({"successor": ""}, ["no manager is left"]),
+        ],
+    )
+    def test_sending_the_primary_away_says_where_models_are(
+        self, ctl: Any, daemon: Any, successor: dict[str, str], says: list[str]
+    ) -> None:
+        gone = {"node": "a" * 64, "forgotten": "a" * 64, "name": "first", "joined": 1.0, "revoked": 2.0, **successor}
+        daemon.rules.append(lambda http: "/nodes/first" in http.path and (http.reply(200, gone) or True))
+        for verb in ("revoke", "forget"):
+            done = ctl("nodes", verb, "first", "--yes")
+            assert [line.startswith(start) for line, start in zip(done.stderr.splitlines(), says, strict=True)] == [
+                True
+            ] * len(says)
+
     @pytest.mark.parametrize(
         ("held", "wanted", "says"), [(1, 3, "REPLICATED 1/3 (pending)"), (1, 1, ""), (3, 3, "3/3 ")]
     )

@@ -4,9 +4,10 @@ import msgspec
 import pytest
 
 from tetherd.types import Digest
+from tetherd.wire.catalog import Catalog
 from tetherd.wire.chunks import BlobSource
 from tetherd.wire.messages import Message
-from tetherd.wire.replication import Fetch, GetHoldings, HolderState, Holdings, Orders, ReportHoldings
+from tetherd.wire.replication import Fetch, GetHoldings, HandOver, HolderState, Holdings, Orders, ReportHoldings
 
 VERSION = Digest("sha256:" + "0" * 64)
 STATE = HolderState("n", "name", "host:1", True, False, [VERSION])
@@ -16,6 +17,7 @@ MESSAGES = [
     Orders([Fetch(VERSION, [BlobSource("n", "host:1")])]),
     GetHoldings((VERSION,)),
     Holdings(3, [STATE]),
+    HandOver(Catalog(7, [], [], ["m"], {"m": 3}, "origin", {"another": 5})),
 ]
 
 
@@ -31,6 +33,7 @@ def test_fields_that_came_later_may_be_missing() -> None:
 
 def test_managers_report_and_whoever_serves_models_may_ask() -> None:
     assert {"manager"} == ReportHoldings.ROLES
+    assert {"manager"} == HandOver.ROLES
     assert {"gateway", "worker", "manager"} == GetHoldings.ROLES
     assert ReportHoldings.REPLY is Orders
     assert GetHoldings.REPLY is Holdings

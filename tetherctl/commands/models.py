@@ -239,7 +239,8 @@ def _where(item: dict[str, Any]) -> Iterator[str]:
 def spread(copies: dict[str, int]) -> str:
     """Return how far a version has spread: ``REPLICATED 2/3 (pending)``."""
     held, wanted = copies["held"], copies["wanted"]
-    return f"REPLICATED {held}/{wanted}" + (" (pending)" if held < wanted else "")
+    lack = " (no manager that is there holds it)" if not held else " (pending)" if held < wanted else ""
+    return f"REPLICATED {held}/{wanted}{lack}"
 
 
 def short_node(node: str) -> str:

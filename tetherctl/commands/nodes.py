@@ -59,6 +59,7 @@ def revoke(ctx: Context, node: Node, yes: Yes = False) -> None:
         session.require_yes(f"Revoke {node}? To come back takes a new token.", f"tetherctl nodes revoke {node} --yes")
     document = stamped(session.client.json("POST", f"{_path(node)}/revoke"))
     session.out.record("tether.nodes.revoke/v1", document, [f"revoked {clean(document['name'])}"], document["node"])
+    _succession(session, document)
 
 
 def forget(ctx: Context, node: Node, yes: Yes = False) -> None:
@@ -68,6 +69,19 @@ def forget(ctx: Context, node: Node, yes: Yes = False) -> None:
         session.require_yes(f"Forget {node}? To come back takes a new token.", f"tetherctl nodes forget {node} --yes")
     document = session.client.json("DELETE", _path(node))
     session.out.record("tether.nodes.forget/v1", document, [f"forgot {clean(document['name'])}"], document["forgotten"])
+    _succession(session, document)
+
+
+def _succession(session: Session, document: dict[str, Any]) -> None:
+    """Say what became of the models, where the node that is gone was the one that changed them."""
+    if document.get("successor"):
+        name = clean(document["successor"])
+        session.out.note(f"models are changed on {name} from now on, which takes them over as it last copied them")
+        session.out.note(f"on {name}: tetherctl models ls, and models show MODEL --where")
+    elif "successor" in document:
+        session.out.note(
+            "no manager is left: to change models again, let one join (tetherctl cluster token --role manager)"
+        )
 
 
 def _path(node: str) -> str:

@@ -89,6 +89,11 @@ class Network:
         """Return the member whose manager the others follow."""
         return policy.primary(self._standing.roster)
 
+    @property
+    def term(self) -> int:
+        """The epoch of the roster that says who the primary is."""
+        return self._standing.roster.epoch
+
     def reachable(self, port: int) -> str:
         """Return HOST:PORT where others reach a port of this host, under the first name that it gave them."""
         me = self._standing.me

@@ -76,6 +76,16 @@ def plan(
     return orders
 
 
+def lacking(versions: Sequence[Digest], keeper: Manager, managers: Sequence[Manager], now: Seconds) -> list[Order]:
+    """Return what the primary fetches for itself now: it is to hold every version, however many copies there are."""
+    orders = []
+    for version in versions:
+        sources = tuple(each.node for each in holders(version, managers, now) if each.alive(now))
+        if version not in keeper.held and sources:
+            orders.append(Order(version, sources))
+    return sorted(orders, key=lambda order: order.version in keeper.failing)[:AT_ONCE]
+
+
 def _places(version: Digest, managers: Sequence[Manager], now: Seconds) -> list[str]:
     """Return who could fetch a version, the best place first: who is at it, then by hash, last who just failed to."""
     able = [manager for manager in managers if manager.alive(now) and version not in manager.held]

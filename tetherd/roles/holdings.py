@@ -1,11 +1,12 @@
 """The primary manager's knowledge of who holds which version, and what it tells the others to fetch."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tetherd.policy import replication
 from tetherd.policy.replication import COPIES
 from tetherd.ports import Clock, Context, Handler
+from tetherd.roles.copying import Copying
 from tetherd.types import Digest, Seconds
 from tetherd.wire.chunks import BlobSource
 from tetherd.wire.messages import Request
@@ -19,12 +20,21 @@ class Here(BlobSource, frozen=True):
 
 
 class Holders:
-    """Who holds what. ``versions`` tells which versions there are, all of which this manager holds itself."""
+    """Who holds what. ``versions`` tells which versions there are, ``copying`` which of them are missing here."""
 
-    def __init__(self, here: Here, *, clock: Clock, versions: Callable[[], list[Digest]], copies: int = COPIES) -> None:
+    def __init__(
+        self,
+        here: Here,
+        *,
+        clock: Clock,
+        versions: Callable[[], list[Digest]],
+        copying: Copying | None = None,
+        copies: int = COPIES,
+    ) -> None:
         self._here = here
         self._clock = clock
         self._versions = versions
+        self._copying = copying
         self._copies = copies
         self._told: dict[str, dict[Digest, Seconds]] = {}
         self._reports: dict[str, tuple[ReportHoldings, replication.Manager]] = {}
@@ -33,6 +43,16 @@ class Holders:
         """Return what is answered here."""
         return {ReportHoldings: self._report, GetHoldings: self._get}
 
+    def lacking(self) -> list[Fetch]:
+        """Return what this manager is to fetch itself now."""
+        now = self._clock.monotonic()
+        return self._fetches(replication.lacking(self._versions(), self._mine(now), self._managers(), now))
+
+    def lost(self) -> set[Digest]:
+        """Return the versions that no manager holds of which anything is heard."""
+        now, managers = self._clock.monotonic(), self._managers()
+        return {version for version in self._versions() if not replication.holders(version, managers, now)}
+
     async def _report(self, request: ReportHoldings, context: Context) -> Orders:
         node, now = context.node, self._clock.monotonic()
         self._reports[node] = (request, self._known(node, request, now))
@@ -40,7 +60,10 @@ class Holders:
         told = self._told.get(node, {})
         self._told[node] = {order.version: told.get(order.version, now) for order in orders}
         self._reports[node] = (request, self._known(node, request, now))
-        return Orders([Fetch(order.version, [self._source(node) for node in order.sources]) for order in orders])
+        return Orders(self._fetches(orders))
+
+    def _fetches(self, orders: Sequence[replication.Order]) -> list[Fetch]:
+        return [Fetch(order.version, [self._source(node) for node in order.sources]) for order in orders]
 
     def _known(self, node: str, request: ReportHoldings, now: Seconds) -> replication.Manager:
         """Return what a report means; what its node was just told counts as begun, or others would be told too."""
@@ -73,8 +96,14 @@ class Holders:
         """Return every manager that is not given up, this one first."""
         now = self._clock.monotonic()
         self._reports = {node: (said, seen) for node, (said, seen) in self._reports.items() if not seen.lost(now)}
-        mine = replication.Manager(self._here.node, frozenset(self._versions()), now)
-        return [mine, *(manager for _, manager in self._reports.values())]
+        return [self._mine(now), *(manager for _, manager in self._reports.values())]
+
+    def _mine(self, now: Seconds) -> replication.Manager:
+        if self._copying is None:
+            return replication.Manager(self._here.node, frozenset(self._versions()), now)
+        held = frozenset(self._versions()).difference(self._copying.missing)
+        fetching = frozenset({self._copying.fetching} if self._copying.fetching else ())
+        return replication.Manager(self._here.node, held, now, fetching, frozenset(self._copying.failing))
 
     def _source(self, node: str) -> BlobSource:
         return BlobSource(node, self._reports[node][0].address if node in self._reports else self._here.address)

@@ -117,9 +117,9 @@ class Manager:
         self._check_size(sum(file.size for file in files))
         await self._reads.on_disk(self._check_stored, files)
         known = self._find(request.model, files)
-        if known is not None:
+        if known is not None and await self._reads.on_disk(self._whole, known):
             try:
-                await self._record(self._ledger.move, request.model, request.alias, known.number)
+                await self.record(self._ledger.move, request.model, request.alias, known.number)
             except (ModelNotFound, VersionNotFound):
                 pass  # it was removed a moment ago: these files make a new version
             else:
@@ -136,6 +136,7 @@ class Manager:
             model=request.model,
             number=0,
             version=digest_of(manifest),
+            config=digest_of(description),
             format=config.format,
             signature=config.signature,
             size=sum(file.size for file in files),
@@ -144,22 +145,22 @@ class Manager:
         )
         await self._reads.on_disk(self._write, description, manifest)
         await self._reads.on_disk(self._check_stored, files)  # held again from now on, however long the inspection took
-        return await self._record(self._ledger.commit, draft, digest_of(description), request.alias)
+        return await self.record(self._ledger.commit, draft, request.alias)
 
     async def _move(self, request: MoveAlias, _: Context) -> Alias:
         parse_alias(request.alias)
         number, epoch = request.number, request.expected_epoch
-        return await self._record(self._ledger.move, request.model, request.alias, number, epoch)
+        return await self.record(self._ledger.move, request.model, request.alias, number, epoch)
 
     async def _rollback(self, request: Rollback, _: Context) -> Alias:
-        return await self._record(self._ledger.rollback, request.model, request.alias)
+        return await self.record(self._ledger.rollback, request.model, request.alias)
 
     async def _set_serving(self, request: SetServing, _: Context) -> Done:
-        await self._record(self._ledger.set_serving, request.model, request.serving)
+        await self.record(self._ledger.set_serving, request.model, request.serving)
         return Done()
 
     async def _remove(self, request: Remove, _: Context) -> Done:
-        self._doomed |= await self._record(self._ledger.remove, request.model, request.number)
+        self._doomed |= await self.record(self._ledger.remove, request.model, request.number)
         await self._reap()
         return Done()
 
@@ -170,6 +171,10 @@ class Manager:
             (version for version in self._reads.catalog.versions if version.model == model and version.files == files),
             None,
         )
+
+    def _whole(self, version: Version) -> bool:
+        """Tell whether a version is here; of one that was taken over, the documents may not be."""
+        return all(self._blobs.stat(digest).complete for digest in version.blobs())
 
     def _check_size(self, size: int) -> None:
         if size > self._max_model:
@@ -210,7 +215,7 @@ class Manager:
             if not state.complete:
                 self._blobs.append(digest, state.offset, len(document), memoryview(document)[state.offset :])
 
-    async def _record(self, act: Callable[..., R], *arguments: Any) -> R:
+    async def record(self, act: Callable[..., R], *arguments: Any) -> R:
         """Change the ledger and let everyone see it, also when the caller is gone before it is done."""
 
         def change() -> tuple[R, Catalog]:

@@ -11,15 +11,15 @@ from typing import Any, Final, NamedTuple
 
 from tetherd.errors import Conflict, TetherError, Unreachable
 from tetherd.policy.replication import COPIES
-from tetherd.ports import Blobs, Caller, CatalogCopy, Clock, Context, Fetcher, Handler
+from tetherd.policy.succession import covers
+from tetherd.ports import Blobs, Caller, CatalogCopy, Clock, Context, Fetcher, Formers, Handler
+from tetherd.roles.copying import Copying
 from tetherd.roles.holdings import Here
 from tetherd.roles.reads import Reads
 from tetherd.types import Digest, Seconds
 from tetherd.wire.catalog import Catalog, Commit, MoveAlias, PutBlob, Remove, Rollback, SetServing, WatchCatalog
-from tetherd.wire.chunks import CHUNK
-from tetherd.wire.manifest import MAX_MANIFEST, parse
 from tetherd.wire.messages import Request
-from tetherd.wire.replication import Fetch, GetHoldings, HolderState, Holdings, ReportHoldings
+from tetherd.wire.replication import GetHoldings, HandOver, HolderState, Holdings, ReportHoldings
 
 _PARK: Final[Seconds] = 30.0
 _ANSWER: Final[Seconds] = 5.0
@@ -33,12 +33,14 @@ _log = logging.getLogger("tetherd.replica")
 class Store(NamedTuple):
     """What a copy is made of: the blobs, what brings them, and the catalog that says what they are.
 
-    ``spared`` (blocking): the blobs that stay though the catalog does not name them, since this host had them before.
+    ``formers``: the catalogs of managers that were followed before. ``spared`` (blocking): the blobs that stay though
+    the catalog does not name them, since this host had them before.
     """
 
     blobs: Blobs
     fetcher: Fetcher
     catalog: CatalogCopy
+    formers: Formers
     spared: Callable[[], set[Digest]] = set
 
 
@@ -59,19 +61,19 @@ class Replica:
         self, here: Here, *, store: Store, primary: Primary, clock: Clock, keep: Seconds = 7 * 24 * 3600.0
     ) -> None:
         self._here = here
-        self._blobs, self._fetcher, self._copy, self._spared = store
+        self._blobs, fetcher, self._copy, self._files, self._spared = store
         self._primary, self._primary_name = primary
         self._clock = clock
         self._keep = keep
-        self._reads = Reads(store.blobs, clock, store.catalog.load() or Catalog(0, [], []))
-        self._needs: dict[Digest, set[Digest]] = {}  # of each version that is held: its manifest and its blobs
+        self._formers = store.formers.load()
+        copy = store.catalog.load()
+        self._seen = -1 if copy is None else copy.epoch  # the primary's epoch
+        # Before the first word of a new primary there is what the one before said.
+        before = self._formers[0].catalog if self._formers else Catalog(0, [], [])
+        self._reads = Reads(store.blobs, clock, copy or before)
+        self._copying = Copying(store.blobs, fetcher, self._versions)
         self._doomed: set[Digest] = set()
         self._current = False  # whether the primary said that its catalog is the one that is here
-        self._fetching: Digest | None = None
-        self._failing: set[Digest] = set()
-        self._orders: dict[Digest, Fetch] = {}
-        self._ordered = asyncio.Event()
-        self._news = asyncio.Event()
 
     def routes(self) -> Mapping[type[Request[Any]], Handler]:
         """Return what is answered here."""
@@ -80,14 +82,14 @@ class Replica:
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Serve and follow until cancelled."""
-        await self._look()
+        await self._copying.look()
         ready()
         try:
             async with asyncio.TaskGroup() as group:
-                for duty in (self._follow, self._report, self._obey, self._sweep):
+                for duty in (self._follow, self._report, self._copying.obey, self._sweep):
                     group.create_task(duty())
         finally:
-            self._fetcher.close()
+            self._copying.close()
 
     # --- what it answers besides reads -------------------------------------------------------------------------------
 
@@ -102,7 +104,8 @@ class Replica:
         try:
             return await self._primary.call(request, deadline=context.deadline, request_id=context.request_id)
         except Unreachable:
-            held = sorted(set(self._needs).intersection(request.versions or self._needs))
+            needs = self._copying.needs
+            held = sorted(set(needs).intersection(request.versions or needs))
             if request.versions and not held:
                 raise  # so that who asks goes on to a manager that has something to say
             here = self._here
@@ -113,14 +116,15 @@ class Replica:
 
     async def _follow(self) -> None:
         while True:
-            mine = self._reads.catalog.epoch
+            watch = WatchCatalog(self._seen)
             try:
-                catalog = await self._primary.call(WatchCatalog(mine), deadline=self._clock.monotonic() + _PARK)
+                catalog = await self._primary.call(watch, deadline=self._clock.monotonic() + _PARK)
                 self._current = catalog == self._reads.catalog
-                if catalog.epoch > mine:
+                if catalog.epoch > self._seen:
                     await self._accept(catalog)
-                elif catalog.epoch < mine:
+                elif catalog.epoch < self._seen:
                     await self._distrust(catalog)
+                await self._hand_over(catalog)
             except TetherError as error:
                 _log.info("cannot follow the primary", extra={"primary": self._primary_name, "reason": error.message})
                 await asyncio.sleep(_RETRY)
@@ -128,106 +132,57 @@ class Replica:
     async def _accept(self, catalog: Catalog) -> None:
         await self._reads.on_disk(self._copy.save, catalog)
         self._reads.publish(catalog)
-        self._current = True
-        named = {version.version for version in catalog.versions}
-        self._doomed = self._doomed.union(*(needs for version, needs in self._needs.items() if version not in named))
-        await self._look()
-        self._news.set()
+        self._seen, self._current = catalog.epoch, True
+        gone = self._copying.needs.keys() - self._versions()
+        self._doomed = self._doomed.union(*(self._copying.needs[version] for version in gone))
+        await self._copying.look()
+        self._copying.news.set()
         await self._reap()
 
     async def _distrust(self, catalog: Catalog) -> None:
         """Keep what is here: a primary that knows less than its follower has lost something."""
         _log.error(
             "the primary's catalog went back, so it is not followed: restore its state folder",
-            extra={"primary": self._primary_name, "epoch": catalog.epoch, "here": self._reads.catalog.epoch},
+            extra={"primary": self._primary_name, "epoch": catalog.epoch, "here": self._seen},
         )
         await asyncio.sleep(_PARK)
 
+    async def _hand_over(self, catalog: Catalog) -> None:
+        """Give the primary what was copied of those before it, where it knows less of them; forget what it has."""
+        for former in list(self._formers):
+            if covers(catalog, former.catalog):
+                await self._reads.on_disk(self._files.remove, former.node)
+                self._formers.remove(former)
+            else:
+                await self._primary.call(HandOver(former.catalog), deadline=self._clock.monotonic() + _ANSWER)
+
     async def _report(self) -> None:
+        copying = self._copying
         while True:
-            self._news.clear()
-            fetching = (self._fetching,) if self._fetching else ()
-            failing = tuple(sorted(self._failing))
-            report = ReportHoldings(self._here.name, self._here.address, sorted(self._needs), fetching, failing)
+            copying.news.clear()
+            fetching = (copying.fetching,) if copying.fetching else ()
+            failing = tuple(sorted(copying.failing))
+            report = ReportHoldings(self._here.name, self._here.address, sorted(copying.needs), fetching, failing)
             try:
                 orders = await self._primary.call(report, deadline=self._clock.monotonic() + _ANSWER)
-                self._orders = {order.version: order for order in orders.fetch}
-                self._failing.intersection_update(self._orders)
-                self._ordered.set()
+                copying.order(orders.fetch)
             except TetherError as error:
                 _log.debug("the primary does not take reports", extra={"reason": error.message})
             try:
                 async with asyncio.timeout(_HEARTBEAT):
-                    await self._news.wait()
+                    await copying.news.wait()
             except TimeoutError:
                 continue
 
-    async def _obey(self) -> None:
-        """Fetch what is ordered, one version after the other: one already uses all the way there is."""
-        while True:
-            if not self._orders:
-                self._ordered.clear()
-                await self._ordered.wait()
-                continue
-            version, order = next(iter(self._orders.items()))
-            if version in self._needs:
-                del self._orders[version]
-                continue
-            self._fetching = version
-            try:
-                await self._reads.on_disk(self._bring, order)
-                self._failing.discard(version)
-                _log.info("holding a copy", extra={"version": version})
-            except TetherError as error:
-                self._failing.add(version)
-                _log.warning("could not copy a version", extra={"version": version, "reason": error.message})
-                await asyncio.sleep(_RETRY)
-            finally:
-                self._fetching = None
-                self._orders.pop(version, None)
-            await self._look()
-            self._news.set()
-
-    def _bring(self, order: Fetch) -> None:
-        """Bring a version's blobs, and its manifest first: it says what they are, and which chunks they are made of."""
-        manifest = self._fetcher.document(order.version, MAX_MANIFEST, order.sources)
-        for blob in parse(manifest).blobs():
-            if blob.size <= CHUNK:
-                self._fetcher.document(blob.digest, blob.size, order.sources)
-            else:
-                self._fetcher.fetch(blob, order.sources)
-
     # --- what is held ------------------------------------------------------------------------------------------------
 
-    async def _look(self) -> None:
-        """Find out which versions are here in full."""
-        found = await self._reads.on_disk(self._find)
-        self._needs = found
-
-    def _find(self) -> dict[Digest, set[Digest]]:
-        found: dict[Digest, set[Digest]] = {}
-        for version in {version.version for version in self._reads.catalog.versions}:
-            try:
-                needed = self._needed(version)
-                if all(self._blobs.stat(digest).complete for digest in needed):
-                    found[version] = needed
-            except TetherError as error:
-                _log.warning("a version cannot be read", extra={"version": version, "reason": error.message})
-        return found
-
-    def _needed(self, version: Digest) -> set[Digest]:
-        """Return the blobs of a version; its manifest alone where that is not here."""
-        if not self._blobs.stat(version).complete:
-            return {version}
-        manifest, _ = self._blobs.read(version, 0, MAX_MANIFEST)
-        return {version, *(blob.digest for blob in parse(manifest).blobs())}
-
     async def _kept(self) -> set[Digest]:
-        """Return every blob that a version of the catalog needs, as far as that is known here, and what is spared."""
+        """Return every blob that a version of the catalog needs, and what is spared."""
         spared = await self._reads.on_disk(self._spared)
-        listed = {file.digest for version in self._reads.catalog.versions for file in version.files}
-        known = {version.version for version in self._reads.catalog.versions}
-        return spared.union(listed, known, *self._needs.values())
+        return spared.union(*(version.blobs() for version in self._reads.catalog.versions))
+
+    def _versions(self) -> set[Digest]:
+        return {version.version for version in self._reads.catalog.versions}
 
     async def _reap(self) -> None:
         """Remove what only versions needed that are gone; what is in use stays for the next time."""
@@ -242,7 +197,7 @@ class Replica:
     async def _tidy(self) -> None:
         """Remove what nobody needs, once the primary said what that is."""
         try:
-            await self._look()
+            await self._copying.look()
             await self._reap()
             if self._current:
                 kept = await self._kept()

@@ -15,16 +15,24 @@ class FileEntry(Message):
 
 
 class Version(Message):
-    """One immutable version. ``version`` is its manifest's digest; ``number`` counts from 1 within the model."""
+    """One immutable version. ``version`` is its manifest's digest; ``number`` counts from 1 within the model.
+
+    ``config`` is its description's digest: with it the version names every blob that it needs.
+    """
 
     model: str
     number: int
     version: Digest
+    config: Digest
     format: str
     signature: Signature
     size: int
     created: float  # seconds since the epoch
     files: list[FileEntry]
+
+    def blobs(self) -> set[Digest]:
+        """Return every blob that it needs."""
+        return {self.version, self.config, *(file.digest for file in self.files)}
 
 
 class Alias(Message):
@@ -40,13 +48,18 @@ class Alias(Message):
 class Catalog(Message):
     """Every version and alias at one moment; ``epoch`` grows with every change.
 
-    ``unloaded``: models that were unloaded on purpose, for which no work is taken.
+    ``unloaded``: models that were unloaded on purpose, for which no work is taken. ``spent``: the highest number that a
+    model ever gave, where no version has it any more; it is not given again. ``origin``: the ledger that says it, which
+    no host changes when it is somebody else; ``heritage``: other ledgers that went into this one, up to which epoch.
     """
 
     epoch: int
     versions: list[Version]
     aliases: list[Alias]
     unloaded: list[str] = msgspec.field(default_factory=list)
+    spent: dict[str, int] = msgspec.field(default_factory=dict)
+    origin: str = ""
+    heritage: dict[str, int] = msgspec.field(default_factory=dict)
 
 
 class WatchCatalog(Request[Catalog]):

@@ -1,8 +1,9 @@
 """What managers say to each other about who holds which version: followers report, the primary says what to fetch."""
 
 from tetherd.types import Digest
+from tetherd.wire.catalog import Catalog
 from tetherd.wire.chunks import BlobSource
-from tetherd.wire.messages import Message, Request
+from tetherd.wire.messages import Done, Message, Request
 
 
 class Fetch(Message):
@@ -62,3 +63,16 @@ class GetHoldings(Request[Holdings]):
     ROLES = frozenset({"gateway", "worker", "manager"})
     REPEATABLE = True
     versions: tuple[Digest, ...] = ()
+
+
+class HandOver(Request[Done]):
+    """Give the primary what was copied of one before it, of which it knows less.
+
+    That it has it, its next catalog shows in ``heritage``. Raises InvalidInput.
+    """
+
+    METHOD = "catalog.hand_over"
+    REPLY = Done
+    ROLES = frozenset({"manager"})
+    REPEATABLE = True
+    catalog: Catalog

@@ -3,6 +3,7 @@ import sqlite3
 import stat
 import threading
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -10,24 +11,23 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from tetherd.drivers.models.ledger import SqliteLedger
 from tetherd.errors import Conflict, ModelNotFound, StorageFailed, VersionNotFound
-from tetherd.types import Digest, Signature, TensorSpec
-from tetherd.wire.catalog import Alias, FileEntry, Version
+from tetherd.types import Signature, TensorSpec
+from tetherd.wire.catalog import Alias, Catalog, FileEntry, Version
 from tetherd.wire.manifest import digest_of
 
 SIGNATURE = Signature((TensorSpec("x", "FP32", (-1, 4)),), (TensorSpec("y", "FP32", (-1,)),), True, ("no", "yes"))
 SHARED = digest_of(b"labels")
 
 
-def draft(model: str, content: str) -> tuple[Version, Digest]:
+def draft(model: str, content: str) -> Version:
     data = content.encode()
+    version, config = digest_of(b"manifest" + data), digest_of(b"config" + data)
     files = [FileEntry("labels.txt", SHARED, 6), FileEntry("model.onnx", digest_of(data), len(data))]
-    return Version(model, 0, digest_of(b"manifest" + data), "onnx", SIGNATURE, 6 + len(data), 1.5, files), digest_of(
-        b"config" + data
-    )
+    return Version(model, 0, version, config, "onnx", SIGNATURE, 6 + len(data), 1.5, files)
 
 
 def push(ledger: SqliteLedger, content: str, alias: str = "latest", model: str = "digits") -> int:
-    return ledger.commit(*draft(model, content), alias).number
+    return ledger.commit(draft(model, content), alias).number
 
 
 def aliases(ledger: SqliteLedger) -> dict[str, int]:
@@ -47,13 +47,13 @@ def ledger(path):
 
 
 def test_a_version_comes_back_as_it_was_committed(ledger):
-    version, config = draft("digits", "one")
+    version = draft("digits", "one")
     version.number = 1
-    assert ledger.commit(*draft("digits", "one"), "latest") == version
+    assert ledger.commit(draft("digits", "one"), "latest") == version
     catalog = ledger.catalog()
     assert catalog.versions == [version]
     assert catalog.aliases == [Alias("digits", "latest", 1, catalog.epoch, None)]
-    assert ledger.references() == {version.version, config, SHARED, digest_of(b"one")}
+    assert ledger.references() == version.blobs() == {version.version, version.config, SHARED, digest_of(b"one")}
 
 
 def test_numbers_count_within_a_model(ledger):
@@ -163,8 +163,8 @@ def test_a_version_that_an_alias_needs_stays(ledger):
 def test_removal_returns_the_blobs_nobody_needs_and_never_a_number_twice(ledger):
     push(ledger, "one")
     push(ledger, "two")
-    version, config = draft("digits", "one")
-    assert ledger.remove("digits", 1) == {version.version, config, digest_of(b"one")}
+    version = draft("digits", "one")
+    assert ledger.remove("digits", 1) == {version.version, version.config, digest_of(b"one")}
     assert SHARED in ledger.references()
     assert push(ledger, "one") == 3
 
@@ -263,6 +263,65 @@ def test_a_damaged_file_is_refused(ledger, path, damage):
     path.write_bytes(changed[damage])
     with pytest.raises(StorageFailed):
         SqliteLedger(path)
+
+
+def another(path) -> Catalog:
+    """Return what a manager with a history says."""
+    other = SqliteLedger(path.with_name("other.sqlite"))
+    for text in ("one", "two", "three", "four"):
+        push(other, text)
+    push(other, "words", model="words")
+    push(other, "gone", model="gone")
+    other.move("digits", "stable", 1)
+    other.remove("digits", 2)
+    other.move("digits", "latest", 3)
+    other.remove("digits", 4)
+    other.remove("gone", 1)
+    other.set_serving("words", False)
+    found = other.catalog()
+    other.close()
+    return found
+
+
+def test_it_says_what_it_adopted_also_after_a_restart_and_goes_on_from_there(ledger, path):
+    found = another(path)
+    assert found.spent == {"digits": 4, "gone": 1}
+    wanted = msgspec.structs.replace(
+        found, epoch=900, origin=ledger.catalog().origin, heritage={found.origin: 12, "b": 3}
+    )
+    ledger.adopt(wanted, found)
+    assert ledger.catalog() == wanted
+    ledger.close()
+    ledger = SqliteLedger(path)
+    assert ledger.catalog() == wanted
+    assert (ledger.taken(found.origin), ledger.taken("b"), ledger.taken("c")) == (found, None, None)
+    assert [push(ledger, text) for text in ("one", "five")] == [1, 5]
+    assert push(ledger, "another", model="gone") == 2
+    assert [ledger.rollback("digits", "latest").number for _ in range(2)] == [1, 3]
+    with pytest.raises(Conflict):
+        ledger.rollback("digits", "stable")
+    assert ledger.catalog().epoch > 900
+
+
+def test_what_it_adopts_a_second_time_replaces_what_differs_and_nothing_else(ledger, path):
+    for text in ("one", "two", "three"):
+        push(ledger, text, model="own")
+    own = ledger.catalog()
+    found = another(path)
+    both = Catalog(
+        900,
+        sorted([*found.versions, *own.versions], key=lambda one: (one.model, one.number)),
+        sorted([*found.aliases, *own.aliases], key=lambda one: (one.model, one.alias)),
+        found.unloaded,
+        origin=own.origin,
+        heritage={found.origin: found.epoch},
+    )
+    ledger.adopt(both, found)
+    changed = msgspec.structs.replace(both, epoch=950, unloaded=[], heritage={found.origin: 99})
+    ledger.adopt(changed, own)
+    assert ledger.catalog() == changed
+    assert ledger.taken(found.origin) == found
+    assert [ledger.rollback("own", "latest").number for _ in range(2)] == [2, 1]
 
 
 class History(RuleBasedStateMachine):

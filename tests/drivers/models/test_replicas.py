@@ -111,7 +111,7 @@ def test_a_catalog_is_read_as_it_was_saved(tmp_path: Path) -> None:
     path = tmp_path / "catalog.json"
     assert FileCatalog(path).load() is None
     files = [FileEntry("model.onnx", BLOB.digest, BLOB.size)]
-    version = Version("digits", 1, BLOB.digest, "onnx", Signature((), ()), BLOB.size, 1.5, files)
+    version = Version("digits", 1, BLOB.digest, BLOB.digest, "onnx", Signature((), ()), BLOB.size, 1.5, files)
     catalog = Catalog(7, [version], [Alias("digits", "latest", 1, 3, None)], ["digits"])
     FileCatalog(path).save(catalog)
     assert FileCatalog(path).load() == catalog

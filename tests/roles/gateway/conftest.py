@@ -51,7 +51,7 @@ class SystemClock:
 def version(model: str, number: int, signature: Signature) -> Version:
     digest = Digest(f"sha256:{hashlib.sha256(f'{model}{number}'.encode()).hexdigest()}")
     files = [FileEntry("model.onnx", digest, 10)]
-    return Version(model, number, digest, "onnx", signature, 10, 1.0, files)
+    return Version(model, number, digest, digest, "onnx", signature, 10, 1.0, files)
 
 
 def specs(*items: tuple[str, str, tuple[int, ...]]) -> tuple[TensorSpec, ...]:

@@ -5,6 +5,7 @@ from typing import Any
 
 import orjson
 import pytest
+from msgspec.structs import replace
 
 from tetherd.drivers.host.clock import SystemClock
 from tetherd.drivers.identity.papers import DiskPapers
@@ -195,6 +196,21 @@ async def test_how_far_another_root_has_come(founder: Host) -> None:
         shown = await founder.ask("POST", f"{path}/rotate", {"force": True})
         assert (shown["rotation"], shown["lagging"]) == (stage, waiting)
         assert await founder.ask("GET", path) == shown
+
+
+async def test_when_the_primary_is_sent_away_the_next_one_is_named(founder: Host) -> None:
+    assert founder.papers.authority is not None
+    for number, name in enumerate(("first", "second"), 6):
+        manager = replace(
+            GUEST, node=f"{number}" * 64, name=name, roles=("manager",), joined=number, addresses=("h:1",)
+        )
+        founder.papers.authority._ledger.enlist(manager, CLOCK.wall())
+    await founder.membership.refresh()
+    assert "successor" not in await founder.ask("POST", "/api/v1/nodes/b/revoke")
+    assert (await founder.ask("POST", "/api/v1/nodes/first/revoke"))["successor"] == "second"
+    assert "successor" not in await founder.ask("POST", "/api/v1/nodes/first/revoke")
+    assert "successor" not in await founder.ask("DELETE", "/api/v1/nodes/first")
+    assert (await founder.ask("DELETE", "/api/v1/nodes/second"))["successor"] == ""
 
 
 async def test_sending_away_and_forgetting(founder: Host) -> None:

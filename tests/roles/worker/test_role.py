@@ -25,7 +25,8 @@ def digest(model: str, number: int = 1) -> Digest:
 
 def catalog(epoch: int, latest: int) -> Catalog:
     numbers = range(1, latest + 1)
-    versions = [Version("m", one, digest("m", one), "onnx", Signature((), ()), 0, 0.0, []) for one in numbers]
+    digests = {one: digest("m", one) for one in numbers}
+    versions = [Version("m", one, of, of, "onnx", Signature((), ()), 0, 0.0, []) for one, of in digests.items()]
     return Catalog(epoch, versions, [Alias("m", "latest", latest, epoch)])
 
 

@@ -2,13 +2,16 @@
 
 The epoch counts changes and lives in the file, so it never goes backwards over a restart; numbers and versions are
 never used again or changed. An alias is the newest of its moves, and a move knows which one came before it.
+What was taken over of another manager's catalog is kept as it was, to tell later what has changed since.
 """
 
+import secrets
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 import sqlalchemy as sa
+from sqlalchemy.dialects.sqlite import insert
 
 from tetherd.drivers.host.sqlite import Database
 from tetherd.errors import Conflict, ModelNotFound, VersionNotFound
@@ -68,6 +71,14 @@ _moves = sa.Table(  # no foreign key to versions: a move stays in the history wh
     sa.Column("number", sa.Integer, nullable=False),
     sa.Column("parent", sa.Integer),  # epoch of the move that a rollback returns to
 )
+_origin = sa.Table("origin", _tables, sa.Column("name", sa.Text, nullable=False))
+_heritage = sa.Table(
+    "heritage",
+    _tables,
+    sa.Column("origin", sa.Text, primary_key=True),
+    sa.Column("epoch", sa.Integer, nullable=False),
+    sa.Column("taken", sa.LargeBinary),  # the catalog of that epoch, where it was taken over here
+)
 
 
 class _Move(msgspec.Struct, frozen=True):
@@ -98,6 +109,8 @@ class SqliteLedger:
                 connection.execute(sa.insert(_state).values(schema=SCHEMA, epoch=0))
             else:
                 self._database.check_schema(schema, SCHEMA)
+            if connection.scalar(sa.select(_origin.c.name)) is None:
+                connection.execute(sa.insert(_origin).values(name=secrets.token_hex(16)))
 
     def close(self) -> None:
         """Close the file."""
@@ -106,15 +119,34 @@ class SqliteLedger:
     def catalog(self) -> Catalog:
         """Return every version and alias."""
         with self._transaction() as connection:
-            unloaded = list(connection.scalars(sa.select(_unloaded.c.model).order_by(_unloaded.c.model)))
-            return Catalog(_epoch(connection), _all_versions(connection), _all_aliases(connection), unloaded)
+            return _catalog(connection)
 
     def references(self) -> set[Digest]:
         """Return every blob that a version needs."""
         with self._transaction() as connection:
             return _references(connection)
 
-    def commit(self, draft: Version, config: Digest, alias: str) -> Version:
+    def taken(self, origin: str) -> Catalog | None:
+        """Return what was taken over of another ledger; see ports.Ledger."""
+        with self._transaction() as connection:
+            found = connection.scalar(sa.select(_heritage.c.taken).where(_heritage.c.origin == origin))
+            return None if found is None else msgspec.json.decode(found, type=Catalog)
+
+    def adopt(self, catalog: Catalog, taken: Catalog) -> None:
+        """Say what ``catalog`` says from now on; see ports.Ledger."""
+        with self._transaction() as connection:
+            before, after = _by_model(_catalog(connection)), _by_model(catalog)
+            for model, wanted in after.items():
+                if before.get(model) != wanted:  # others keep the whole history of their aliases
+                    _replace(connection, model, wanted)
+            connection.execute(sa.update(_state).values(epoch=catalog.epoch))
+            for origin, epoch in catalog.heritage.items():
+                row = insert(_heritage).values(origin=origin, epoch=epoch)
+                connection.execute(row.on_conflict_do_update(set_={"epoch": epoch}))
+            kept = sa.update(_heritage).where(_heritage.c.origin == taken.origin)
+            connection.execute(kept.values(taken=msgspec.json.encode(taken)))
+
+    def commit(self, draft: Version, alias: str) -> Version:
         """Record a version, or find it, and move its aliases; see ports.Ledger."""
         with self._transaction() as connection:
             number = connection.scalar(
@@ -123,7 +155,7 @@ class SqliteLedger:
                 )
             )
             if number is None:
-                number = _insert(connection, draft, config)
+                number = _insert(connection, draft)
                 _bump(connection)
             first = not _moves_of(connection, draft.model, LATEST)
             for name in sorted({alias, LATEST} if first else {alias}):
@@ -195,30 +227,87 @@ def _bump(connection: sa.Connection) -> int:
     return _epoch(connection)
 
 
-def _insert(connection: sa.Connection, draft: Version, config: Digest) -> int:
+def _catalog(connection: sa.Connection) -> Catalog:
+    versions = _all_versions(connection)
+    numbers: dict[str, int] = {}
+    for version in versions:
+        numbers[version.model] = version.number  # they come in order
+    unloaded = connection.scalars(sa.select(_unloaded.c.model).order_by(_unloaded.c.model))
+    given = connection.execute(sa.select(_models).order_by(_models.c.name))
+    return Catalog(
+        epoch=_epoch(connection),
+        versions=versions,
+        aliases=_all_aliases(connection),
+        unloaded=list(unloaded),
+        spent={row.name: row.last_number for row in given if row.last_number > numbers.get(row.name, 0)},
+        origin=connection.execute(sa.select(_origin.c.name)).scalar_one(),
+        heritage={row.origin: row.epoch for row in connection.execute(sa.select(_heritage))},
+    )
+
+
+def _by_model(catalog: Catalog) -> dict[str, Catalog]:
+    """Return what a catalog says of each model."""
+    found = {model: Catalog(0, [], [], [], {model: last}) for model, last in catalog.spent.items()}
+    for version in catalog.versions:
+        found.setdefault(version.model, Catalog(0, [], [])).versions.append(version)
+    for alias in catalog.aliases:
+        found[alias.model].aliases.append(alias)
+    for model in catalog.unloaded:
+        found[model].unloaded.append(model)
+    return found
+
+
+def _replace(connection: sa.Connection, model: str, wanted: Catalog) -> None:
+    """Let a model be what ``wanted`` says: of the history of an alias that is where a rollback goes, and no more."""
+    for table in (_moves, _unloaded, _versions):
+        connection.execute(sa.delete(table).where(table.c.model == model))
+    _give(connection, model, max([*wanted.spent.values(), *(version.number for version in wanted.versions)]))
+    for version in wanted.versions:
+        _write(connection, version)
+    for alias in wanted.aliases:
+        moves = [_Move(alias.epoch, alias.number, None)]
+        if alias.previous is not None:
+            before = _Move(alias.epoch - 1, alias.previous, None)
+            moves = [before, _Move(alias.epoch, alias.number, before.epoch)]
+        for move in moves:
+            values = msgspec.structs.asdict(move)
+            connection.execute(sa.insert(_moves).values(model=model, alias=alias.alias, **values))
+    for name in wanted.unloaded:
+        connection.execute(sa.insert(_unloaded).values(model=name))
+
+
+def _give(connection: sa.Connection, model: str, number: int) -> None:
+    """Record the last number that a model gave."""
+    row = insert(_models).values(name=model, last_number=number)
+    connection.execute(row.on_conflict_do_update(set_={"last_number": number}))
+
+
+def _insert(connection: sa.Connection, draft: Version) -> int:
     last = connection.scalar(sa.select(_models.c.last_number).where(_models.c.name == draft.model))
     number = (last or 0) + 1
-    if last is None:
-        connection.execute(sa.insert(_models).values(name=draft.model, last_number=number))
-    else:
-        connection.execute(sa.update(_models).where(_models.c.name == draft.model).values(last_number=number))
-    key = {"model": draft.model, "number": number}
+    _give(connection, draft.model, number)
+    _write(connection, msgspec.structs.replace(draft, number=number))
+    return number
+
+
+def _write(connection: sa.Connection, version: Version) -> None:
+    key = {"model": version.model, "number": version.number}
     connection.execute(
         sa.insert(_versions).values(
             **key,
-            version=draft.version,
-            config=config,
-            format=draft.format,
-            signature=msgspec.json.encode(draft.signature),
-            size=draft.size,
-            created=draft.created,
+            version=version.version,
+            config=version.config,
+            format=version.format,
+            signature=msgspec.json.encode(version.signature),
+            size=version.size,
+            created=version.created,
         )
     )
-    connection.execute(
-        sa.insert(_files),
-        [{**key, "path": file.path, "digest": file.digest, "size": file.size} for file in draft.files],
-    )
-    return number
+    if version.files:
+        connection.execute(
+            sa.insert(_files),
+            [{**key, "path": file.path, "digest": file.digest, "size": file.size} for file in version.files],
+        )
 
 
 def _all_versions(connection: sa.Connection, *where: sa.ColumnElement[bool]) -> list[Version]:
@@ -241,6 +330,7 @@ def _decode(row: Any) -> Version:
         model=row.model,
         number=row.number,
         version=Digest(row.version),
+        config=Digest(row.config),
         format=row.format,
         signature=msgspec.json.decode(row.signature, type=Signature),
         size=row.size,

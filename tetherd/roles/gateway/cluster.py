@@ -207,9 +207,10 @@ class Cluster:
         member = self._find(exchange)
         if member.node == self._standing().node:
             raise Conflict("a node does not send itself away", fix="tetherctl cluster leave")
+        wrote = self._primary(member)
         if not member.revoked:
             await self._membership.change(member.node, revoked=self._clock.wall())
-        return document(self._describe(self._find(exchange)))
+        return document({**self._describe(self._find(exchange)), **self._succession(wrote)})
 
     async def _forget(self, exchange: Exchange) -> Answer:
         member = self._find(exchange)
@@ -218,8 +219,9 @@ class Cluster:
         if self._connected(member):
             fix = f"stop its daemon first, or send it away: tetherctl nodes revoke {member.name}"
             raise Conflict(f"the node {member.name} is connected", fix=fix)
+        wrote = self._primary(member)
         await self._membership.forget(member.node)
-        return document({"forgotten": member.node, "name": member.name})
+        return document({"forgotten": member.node, "name": member.name, **self._succession(wrote)})
 
     def _standing(self) -> policy.Standing:
         if self._membership.standing is None:
@@ -230,6 +232,14 @@ class Cluster:
 
     def _find(self, exchange: Exchange) -> Member:
         return policy.find(self._standing().roster.members, exchange.params["node"])
+
+    def _primary(self, member: Member) -> bool:
+        return policy.primary(self._standing().roster) == member
+
+    def _succession(self, wrote: bool) -> dict[str, Any]:
+        """Return who changes models from now on, where ``wrote`` says that it was somebody who is gone."""
+        now = policy.primary(self._standing().roster)
+        return {"successor": now.name if now else ""} if wrote else {}
 
     def _connected(self, member: Member) -> bool:
         asked = self._membership.seen(member.node)
