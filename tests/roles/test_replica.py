@@ -59,10 +59,19 @@ class Origin:
         self.catalog = Catalog(0, [], [])
         self.changed = asyncio.Event()
         self.blobs: dict[Digest, bytes] = {}
-        here = Here("primary", "origin:1", "founder")
-        self.holders = Holders(here, clock=clock, versions=lambda: [one.version for one in self.catalog.versions])
+        self.followers: set[str] = set()
         self.away = False
         self.taken: list[Catalog] = []
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget who holds what."""
+        self.holders = Holders(
+            Here("primary", "origin:1", "founder"),
+            clock=self.clock,
+            versions=lambda: [one.version for one in self.catalog.versions],
+            followers=lambda: self.followers,
+        )
 
     async def take(self, request: HandOver, _: Context) -> Done:
         self.taken.append(request.catalog)
@@ -156,6 +165,7 @@ class Follower:
     def __init__(self, world: "World", node: str) -> None:
         self.blobs = MemoryBlobs()
         world.shelves[node] = self.blobs
+        world.origin.followers.add(node)
         self.carrier = Carrier(self.blobs, world.shelves)
         self.copy = FileCatalog(world.root / f"{node}.json")
         self.spared: set[Digest] = set()
@@ -276,6 +286,46 @@ async def test_three_of_five_hold_it_and_a_lost_one_is_replaced(world):
         one.replica._copying.news.set()
     await world.until(three)
     assert gone.node.upper() not in await world.holders(version)
+
+
+async def test_who_is_sent_away_is_replaced_at_once(world):
+    followers = {name: world.follower(name) for name in "bcd"}
+    version = world.origin.push("digits", b"model")
+
+    async def three() -> bool:
+        return len(await world.holders(version)) == 3
+
+    await world.until(three)
+    before = await world.holders(version) - {"founder"}
+    gone = followers[min(before).lower()]
+    await gone.stop()
+    world.origin.followers.discard(gone.node)
+    assert gone.node.upper() not in await world.holders(version)
+    for one in followers.values():
+        one.replica._news.set()
+    await world.until(three)
+    (spare,) = followers.keys() - {name.lower() for name in before}
+    assert {gone.node not in sources for _, sources in followers[spare].carrier.brought} == {True}
+
+
+async def test_a_primary_that_comes_back_first_hears_who_holds_what(world):
+    origin, old = world.origin, world.origin.push("digits", b"model")
+    origin.followers = {"b", "c"}
+
+    async def orders(node: str, *held: Digest) -> set[Digest]:
+        report = ReportHoldings(node.upper(), f"{node}:1", list(held))
+        return {order.version for order in (await Line(origin, node).call(report, deadline=1.0)).fetch}
+
+    assert await orders("b") == {old.version}
+    origin.restart()
+    new = origin.push("more", b"another")
+    assert await orders("b") == {new.version}, "c may hold the other one"
+    assert await orders("c", old.version) == {new.version}
+    assert await orders("b") == {old.version, new.version}
+    origin.restart()
+    assert await orders("b") == set()
+    world.clock.skipped += 40
+    assert await orders("b") == {old.version, new.version}, "c is not waited for any longer"
 
 
 async def test_it_reads_on_while_the_primary_is_away_also_after_a_restart(world):
@@ -410,6 +460,7 @@ async def test_stopping_ends_a_transfer(world):
 
 async def test_a_report_counts_for_the_node_of_the_connection_alone(world):
     version = world.origin.push("digits", b"model")
+    world.origin.followers.add("liar")
     liar = Line(world.origin, "liar")
     orders = await liar.call(ReportHoldings("founder", "x:1", []), deadline=0)
     assert [order.version for order in orders.fetch] == [version.version]

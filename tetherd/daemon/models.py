@@ -87,12 +87,17 @@ class Models:
             spared=Spared(node.state_dir, path),
         )
         copying = Copying(self._blobs, self._fetcher(network), manager.versions) if network else None
-        holders = Holders(self._here, clock=self._clock, versions=manager.versions, copying=copying)
+        holders = Holders(
+            self._here, clock=self._clock, versions=manager.versions, followers=self._followers, copying=copying
+        )
         self._routes = {**manager.routes(), **holders.routes()}
         if copying is not None:
             self._routes |= succession.routes(manager.record, copying.news.set)
             self._duties.append(Repair(holders, copying, self._clock).run)
         return manager
+
+    def _followers(self) -> list[str]:
+        return [site.node for site in self._network.sites("manager")] if self._network else []
 
     def _follower(self) -> Role | None:
         """Return the manager of a host that follows another, None where there is none to follow."""

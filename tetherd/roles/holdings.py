@@ -1,6 +1,6 @@
 """The primary manager's knowledge of who holds which version, and what it tells the others to fetch."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from tetherd.policy import replication
@@ -20,7 +20,11 @@ class Here(BlobSource, frozen=True):
 
 
 class Holders:
-    """Who holds what. ``versions`` tells which versions there are, ``copying`` which of them are missing here."""
+    """Who holds what. ``versions`` tells which versions there are, ``copying`` which of them are missing here.
+
+    ``followers`` tells which other managers the network has: what is held by nodes that are none any more is given up
+    at once. What they held before this one started, it learns from them.
+    """
 
     def __init__(
         self,
@@ -28,13 +32,17 @@ class Holders:
         *,
         clock: Clock,
         versions: Callable[[], list[Digest]],
+        followers: Callable[[], Collection[str]],
         copying: Copying | None = None,
         copies: int = COPIES,
     ) -> None:
         self._here = here
         self._clock = clock
         self._versions = versions
+        self._followers = followers
         self._copying = copying
+        self._began = clock.monotonic()
+        self._inherited = frozenset(versions())
         self._copies = copies
         self._told: dict[str, dict[Digest, Seconds]] = {}
         self._reports: dict[str, tuple[ReportHoldings, replication.Manager]] = {}
@@ -51,12 +59,12 @@ class Holders:
     def lost(self) -> set[Digest]:
         """Return the versions that no manager holds of which anything is heard."""
         now, managers = self._clock.monotonic(), self._managers()
-        return {version for version in self._versions() if not replication.holders(version, managers, now)}
+        return {version for version in self._known_of(now) if not replication.holders(version, managers, now)}
 
     async def _report(self, request: ReportHoldings, context: Context) -> Orders:
         node, now = context.node, self._clock.monotonic()
         self._reports[node] = (request, self._known(node, request, now))
-        orders = replication.plan(self._versions(), self._managers(), now, self._copies).get(node, [])
+        orders = replication.plan(self._known_of(now), self._managers(), now, self._copies).get(node, [])
         told = self._told.get(node, {})
         self._told[node] = {order.version: told.get(order.version, now) for order in orders}
         self._reports[node] = (request, self._known(node, request, now))
@@ -64,6 +72,13 @@ class Holders:
 
     def _fetches(self, orders: Sequence[replication.Order]) -> list[Fetch]:
         return [Fetch(order.version, [self._source(node) for node in order.sources]) for order in orders]
+
+    def _known_of(self, now: Seconds) -> list[Digest]:
+        """Return the versions of which it is known who holds them: after a start, those from before only by and by."""
+        silent = set(self._followers()) - self._reports.keys()
+        if not silent or now - self._began > replication.GRACE:
+            return self._versions()
+        return [version for version in self._versions() if version not in self._inherited]
 
     def _known(self, node: str, request: ReportHoldings, now: Seconds) -> replication.Manager:
         """Return what a report means; what its node was just told counts as begun, or others would be told too."""
@@ -95,7 +110,12 @@ class Holders:
     def _managers(self) -> list[replication.Manager]:
         """Return every manager that is not given up, this one first."""
         now = self._clock.monotonic()
-        self._reports = {node: (said, seen) for node, (said, seen) in self._reports.items() if not seen.lost(now)}
+        followers = set(self._followers())
+        self._reports = {
+            node: (said, seen)
+            for node, (said, seen) in self._reports.items()
+            if node in followers and not seen.lost(now)
+        }
         return [self._mine(now), *(manager for _, manager in self._reports.values())]
 
     def _mine(self, now: Seconds) -> replication.Manager:
