@@ -8,7 +8,6 @@ from emulator import Conditions
 from fleet import Fleet, Resident
 from harness import DIGITS, EXAMPLE, is_right, until
 from lab import Lab
-from namespaces import Namespace
 
 SERVES = ("gateway", "orchestrator", "manager")
 
@@ -103,22 +102,6 @@ def test_the_founder_is_killed_and_comes_back(lab: Lab, fleet: Fleet) -> None:
     founder.start()
     wait_serving(founder, "worker", patience=5)
     assert serves(founder)
-
-
-def listening(space: Namespace) -> list[str]:
-    """Return where processes on a host take connections from others."""
-    lines = space.run("ss", "-Hltn").splitlines()
-    return [where for line in lines if not (where := line.split()[3]).startswith(("127.", "[::1]"))]
-
-
-def test_a_worker_listens_to_nobody_and_so_does_a_host_without_a_network(lab: Lab, fleet: Fleet) -> None:
-    alone = fleet.daemon(lab.host("alone")).start()
-    assert listening(alone.host.space) == []
-    founder = fleet.found(lab.host("founder"), *SERVES)
-    until(lambda: any(where.endswith(":7443") for where in listening(founder.host.space)), "it listens to members")
-    worker = fleet.join(lab.host("worker"), "worker")
-    until(lambda: workers(founder), "the worker has come")
-    assert listening(worker.host.space) == []
 
 
 @pytest.mark.usefixtures("tap")
