@@ -1,5 +1,7 @@
 """Models from managers that are hard to reach: their first address is dead, only a relay leads to them, they move."""
 
+import json
+from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPException
 from pathlib import Path
 from stat import S_ISREG
@@ -8,6 +10,8 @@ import graphs
 from fleet import Fleet, Resident
 from harness import DIGITS, EXAMPLE, is_right, until
 from lab import Lab
+
+from tetherd.wire.chunks import CHUNK
 
 DEAD = "11.1.0.250"
 """An address on the wide area that nobody has: what is sent there gets no answer."""
@@ -61,6 +65,36 @@ def test_a_manager_that_moves_in_the_middle_of_a_file(lab: Lab, fleet: Fleet) ->
         store.start()
         loaded(founder, patience=40)
     assert before < 20 << 20, "it was all there before the manager moved"
+
+
+def test_three_managers_of_which_one_dies_and_one_is_slow(lab: Lab, fleet: Fleet) -> None:
+    founder = fleet.found(lab.host("founder"), "orchestrator", "gateway")
+    stores = [fleet.join(lab.host(f"store{number}"), "manager") for number in range(3)]
+    model = graphs.weights(40)
+    founder.push("big", model)
+    held = lambda: len(founder.get("/api/v1/models/big/holders")["versions"][0]["holders"]) == 3  # noqa: E731
+    until(held, "all three have it")
+    fast, dying, slow = stores
+    for store, bits in ((fast, 100_000_000), (dying, 100_000_000), (slow, 4_000_000)):
+        lab.rate(store.host, bits)
+    worker = fleet.join(lab.host("worker"), "worker")
+    before, drafts = received(worker), worker.folder / "cache" / "versions"
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(founder.infer, "big", {"at": [0]})
+        until(lambda: arrived(drafts) > 12 << 20, "a part has arrived")
+        dying.kill()
+        assert arrived(drafts) < len(model), "it was all there before one died"
+        assert answer.result().ok()
+    # Of each connection that died or was too slow, what it was bringing came once more, from another source.
+    assert received(worker) - before < 1.05 * (len(model) + 4 * CHUNK)
+    (there,) = drafts.rglob("*.onnx")
+    assert there.read_bytes() == model
+
+
+def received(daemon: Resident) -> int:
+    """Return how many bytes a daemon's host has received."""
+    (shown,) = json.loads(daemon.host.space.run("ip", "-j", "-s", "link", "show", "dev", daemon.host.device))
+    return int(shown["stats64"]["rx"]["bytes"])
 
 
 def arrived(folder: Path) -> int:
