@@ -7,12 +7,18 @@ from typing import Final
 import pytest
 from fleet import Fleet, Resident, new_fleet
 from harness import DIGITS, EXAMPLE, is_right
-from lab import Lab, Site
+from lab import Host, Lab, Site
 from namespaces import reason_missing
 from network import answer, peer, ready, shown, wait
 
 NOTICED: Final = 10.0
 """Seconds within which there is another path where one breaks."""
+
+LOOKED: Final = 90.0
+"""Seconds within which a relayed path is asked for a direct one: it is every 60, by a tenth more or less."""
+
+RELAY: Final = 7446
+"""The port where relays carry."""
 
 
 @dataclasses.dataclass
@@ -60,6 +66,8 @@ def serve(hidden: Hidden) -> None:
     assert traffic.errors() == []
     for worker in hidden.workers:
         hidden.wait_path(worker, *hidden.relays)
+        seen = lambda worker=worker: str(peer(hidden.desk, worker.name).get("path")).startswith("relay:")  # noqa: E731
+        wait(seen, f"the desk sees {worker.name} come by way of a relay")
         pinged = shown(worker, "ping", "desk")
         assert pinged["answers"]
         assert pinged["path"].startswith("relay:")
@@ -123,3 +131,30 @@ def test_four_workers_behind_one_router_and_a_desk_behind_another(lab: Lab, flee
     for _ in range(2):
         forget_mappings(hidden)
         lose_the_relay(hidden)
+
+
+def carried(host: Host) -> list[str]:
+    """Return from where on a host there are connections to relays."""
+    lines = [line.split() for line in host.space.run("ss", "-Htn", "state", "established").splitlines()]
+    return [line[2] for line in lines if line[3].endswith(f":{RELAY}")]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+def test_when_a_firewall_opens_everything_moves_to_the_direct_path(lab: Lab, fleet: Fleet) -> None:
+    there, here = lab.host("desk"), lab.host("far")
+    firewall = lab.partition([there], [here])
+    fleet.found(lab.host("founder"), "manager", "relay")
+    fleet.join(there, "orchestrator")
+    far = fleet.join(here, "gateway", "worker", worker={"preload": ["digits"], "spare": False})
+    far.ctl("models", "push", str(DIGITS))
+    with far.traffic() as traffic:
+        traffic.wait()
+        assert shown(far, "ping", "desk")["path"] == "relay:founder"
+        assert carried(here)
+        firewall.heal()
+        wait(lambda: peer(far, "desk").get("path") == "direct", "the path is direct", LOOKED)
+        wait(lambda: not carried(here), "nothing goes by way of the relay any more", NOTICED)
+        traffic.wait()
+    assert traffic.errors() == []
+    assert traffic.longest_gap() < 1

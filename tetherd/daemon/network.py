@@ -158,8 +158,9 @@ class Network:
 
     def _arrivals(self) -> set[Arrival]:
         """Return from where the nodes come that have connections to this one."""
-        found, carried = self.door.arrivals() if self.door else [], self.relays.carried()
-        return {Arrival(node, plain(host), carried.get((host, port), "")) for node, host, port in found}
+        found = [(node, plain(host), port) for node, host, port in self.door.arrivals()] if self.door else []
+        carried = self.relays.carried()
+        return {Arrival(node, host, carried.get((host, port), "")) for node, host, port in found}
 
     async def _follow(self, ready: Callable[[], None]) -> None:
         """Follow the roster of every node that can be dialled, of those that come later too, and leave the others."""
