@@ -17,8 +17,8 @@ from network import wait
 SIZE: Final = 6
 """Megabytes of a model: it has more than one chunk."""
 
-SOON: Final = 10.0
-"""Seconds within which a copy is made that is known to be missing."""
+SOON: Final = 20.0
+"""Seconds within which a copy is made that is known to be missing: fewer than it takes to give a manager up."""
 
 GIVEN_UP: Final = 50.0
 """Seconds within which a silent manager is given up, and its copies are made anew."""
