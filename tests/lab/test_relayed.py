@@ -148,6 +148,7 @@ def test_when_a_firewall_opens_everything_moves_to_the_direct_path(lab: Lab, fle
     fleet.join(there, "orchestrator")
     far = fleet.join(here, "gateway", "worker", worker={"preload": ["digits"], "spare": False})
     far.ctl("models", "push", str(DIGITS))
+    wait(lambda: ready(answer(far, "status")) == {"far"}, "far serves")
     with far.traffic() as traffic:
         traffic.wait()
         assert shown(far, "ping", "desk")["path"] == "relay:founder"
