@@ -48,7 +48,13 @@ async def test_what_is_missing_is_fetched_and_what_is_lost_is_named(caplog):
     clock, blobs = Clock(), MemoryBlobs()
     fetcher = Fetcher(blobs)
     copying = Copying(blobs, fetcher, lambda: [VERSION, LOST])
-    holders = Holders(Here("me", "me:1", "me"), clock=clock, versions=lambda: [VERSION, LOST], copying=copying)
+    holders = Holders(
+        Here("me", "me:1", "me"),
+        clock=clock,
+        versions=lambda: [VERSION, LOST],
+        followers=lambda: ["b"],
+        copying=copying,
+    )
     repair = asyncio.create_task(Repair(holders, copying, clock).run(lambda: None))
 
     async def held() -> list[list[str]]:

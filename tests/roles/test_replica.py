@@ -302,7 +302,7 @@ async def test_who_is_sent_away_is_replaced_at_once(world):
     world.origin.followers.discard(gone.node)
     assert gone.node.upper() not in await world.holders(version)
     for one in followers.values():
-        one.replica._news.set()
+        one.replica._copying.news.set()
     await world.until(three)
     (spare,) = followers.keys() - {name.lower() for name in before}
     assert {gone.node not in sources for _, sources in followers[spare].carrier.brought} == {True}

@@ -59,7 +59,7 @@ class Holders:
     def lost(self) -> set[Digest]:
         """Return the versions that no manager holds of which anything is heard."""
         now, managers = self._clock.monotonic(), self._managers()
-        return {version for version in self._known_of(now) if not replication.holders(version, managers, now)}
+        return {version for version in self._versions() if not replication.holders(version, managers, now)}
 
     async def _report(self, request: ReportHoldings, context: Context) -> Orders:
         node, now = context.node, self._clock.monotonic()
