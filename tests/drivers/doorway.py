@@ -43,7 +43,7 @@ class Doorway:
         self.credentials = home().node()
         self.roster: dict[str, tuple[Any, ...]] = {self.credentials.node: ("orchestrator", "manager")}
         self.admission = Admission(self.roster.get, **admission)
-        self.door = Door((self.address,), self.credentials, self.admission, SystemClock())
+        self.door = Door(self.address, self.credentials, self.admission, SystemClock())
         self.contexts: list[Context] = []
         self.lost: list[int] = []
         self.parked = asyncio.Semaphore(0)

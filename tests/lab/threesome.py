@@ -66,7 +66,7 @@ async def relay(setting: Setting, place: Path) -> None:
         limits=Limits(),
         clock=CLOCK,
     )
-    door = Door([f"tls+tcp://0.0.0.0:{RPC}"], setting.relay, Admission(setting.roster.get), CLOCK)
+    door = Door(f"tls+tcp://0.0.0.0:{RPC}", setting.relay, Admission(setting.roster.get), CLOCK)
     server = Server(
         f"ipc://{place}/rpc.sock", role.routes(), clock=CLOCK, max_message=MAX, lost=lambda _: None, door=door
     )

@@ -63,7 +63,7 @@ class Network:
             self.listeners.append(self._enrolment.run)
         if DIALABLE.intersection(membership.roles):
             address = f"{TLS}{config.cluster.listen}"
-            self.door = Door([address], credentials, Admission(membership.roles_of), clock)
+            self.door = Door(address, credentials, Admission(membership.roles_of), clock)
         self.relays = Relays(membership, reach=self._reach, services=self._services(), clock=clock)
         self.duties += [self._follow, enduring(self.relays.run)]
         self.finding = Finding(

@@ -148,7 +148,7 @@ async def test_it_follows_a_node_to_another_address(tmp_path: Path) -> None:
     first, second = Doorway(tmp_path / "1"), Doorway(tmp_path / "2")
     worker = first.member("worker")
     second.roster.update(first.roster)
-    second.door = Door((second.address,), first.credentials, second.admission, SystemClock())
+    second.door = Door(second.address, first.credentials, second.admission, SystemClock())
     secret = nng.Secret(worker, first.credentials.node)
     caller = BlockingCaller(first.address, max_message=1 << 20, secret=lambda: secret)
     call = caller.lane()
@@ -172,7 +172,7 @@ async def test_after_a_loss_it_shows_the_certificate_of_now_at_once(tmp_path: Pa
     first, second, later = Doorway(tmp_path / "1"), Doorway(tmp_path / "2"), Network()
     me, there = first.member("gateway"), first.credentials
     second.credentials, second.address = later.node(key=there.key_pem), first.address
-    second.door = Door((second.address,), second.credentials, second.admission, SystemClock())
+    second.door = Door(second.address, second.credentials, second.admission, SystemClock())
     second.roster.update(first.roster)
     shown = [nng.Secret(me, there.node)]
     caller = BlockingCaller(first.address, max_message=1 << 20, secret=lambda: shown[-1])

@@ -7,12 +7,14 @@ import resource
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from certificates import Network, home
 from doorway import Doorway, is_refused, is_well, open_files, soon
 
 from tetherd.drivers.host.clock import SystemClock
+from tetherd.drivers.rpc import door as module
 from tetherd.drivers.rpc import nng
 from tetherd.drivers.rpc.blocking import BlockingCaller
 from tetherd.drivers.rpc.door import Door
@@ -50,6 +52,24 @@ async def test_it_says_where_members_come_from(doorway: Doorway) -> None:
     async with asyncio.timeout(10):
         while doorway.door.arrivals():  # noqa: ASYNC110
             await asyncio.sleep(0.01)
+
+
+async def test_a_connection_whose_end_nng_missed_is_found_out(
+    doorway: Doorway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with doorway.calling(doorway.member()) as caller:
+        await caller.call(GetFleet(), deadline=soon())
+        async with asyncio.timeout(10):
+            while not doorway.door.arrivals():  # noqa: ASYNC110 - it is looked at every second
+                await asyncio.sleep(0.01)
+        (peer,) = doorway.door._nodes
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "nng", SimpleNamespace(remote_of=lambda _: None, close_pipe=nng.close_pipe))
+            for _ in range(module._ASKED_AGAIN):
+                doorway.door._sweep(0.0)
+        async with asyncio.timeout(10):
+            while peer in doorway.door._nodes:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
 
 
 async def test_the_same_host_needs_no_name(doorway: Doorway) -> None:
@@ -171,7 +191,7 @@ async def test_who_means_another_node_does_not_reach_this_one(doorway: Doorway) 
 
 async def fails_to_open(tmp_path: Path, credentials: Credentials) -> TetherError:
     doorway = Doorway(tmp_path)
-    doorway.door = Door((doorway.address,), credentials, doorway.admission, SystemClock())
+    doorway.door = Door(doorway.address, credentials, doorway.admission, SystemClock())
     with pytest.raises(TetherError) as error:
         async with doorway.open():
             pass
@@ -223,7 +243,7 @@ async def test_what_this_process_may_open_is_not_for_a_door_to_say(tmp_path: Pat
 async def test_a_port_that_is_taken_shows_at_once(tmp_path: Path, doorway: Doorway) -> None:
     other = Doorway(tmp_path / "other")
     (tmp_path / "other").mkdir()
-    other.door = Door((doorway.address,), other.credentials, other.admission, SystemClock())
+    other.door = Door(doorway.address, other.credentials, other.admission, SystemClock())
     with pytest.raises(InUse):
         async with other.open():
             pass

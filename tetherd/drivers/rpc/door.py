@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from typing import Any, Final
 
 from tetherd.drivers.host import descriptors
@@ -38,32 +38,34 @@ _LINGER: Final[Seconds] = 0.25
 _HELD: Final[Seconds] = 1.0
 _QUARANTINED: Final[Seconds] = 60.0
 _AUDITED: Final = 1024
+_ASKED_AGAIN: Final = 16
 
 _log = logging.getLogger("tetherd.rpc")
 
 
 class Door:
-    """Listens on ``tls+tcp://`` addresses and lets ``admission`` judge who comes.
+    """Listens on a ``tls+tcp://`` address and lets ``admission`` judge who comes.
 
     Who is refused is told so when it asks, and its connection is closed; who comes again and again keeps a connection
     on which nothing is heard, since that keeps it from dialling.
     """
 
-    def __init__(self, addresses: Sequence[str], credentials: Credentials, admission: Admission, clock: Clock) -> None:
-        self._addresses = addresses
+    def __init__(self, address: str, credentials: Credentials, admission: Admission, clock: Clock) -> None:
+        self._address = address
         self._credentials = credentials
         self._admission = admission
         self._clock = clock
         self._codec = Codec()
         self._socket: Any = None
-        self._listeners: list[Any] = []
+        self._listener: Any = None
         self._nodes: dict[int, str] = {}  # by connection; written on nng's threads
         self._remotes: dict[int, tuple[str, int]] = {}  # by connection; written by the sweep
         self._held: dict[int, Seconds] = {}  # connections that are not heard, and since when
         self._silent: dict[int, Seconds] = {}  # connections on which nothing was asked yet, and since when
+        self._sweeps = 0
         self._excess: Counter[int] = Counter()
         self._audited: dict[tuple[str, str], Seconds] = {}
-        self._handshakes = Handshakes({tls.target(address)[1] for address in addresses})
+        self._handshakes = Handshakes({tls.target(address)[1]})
 
     @contextlib.asynccontextmanager
     async def open(self, desk: Desk, limit: int) -> AsyncIterator[None]:
@@ -74,8 +76,7 @@ class Door:
         nng.guard(self._socket, self._welcome)
         with contexts.answering(self._socket, self, limit):
             self._listen()
-            for address in self._addresses:
-                await asyncio.to_thread(tls.prove, address, self._credentials)
+            await asyncio.to_thread(tls.prove, self._address, self._credentials)
             watch = asyncio.create_task(self._watch())
             try:
                 yield
@@ -86,9 +87,9 @@ class Door:
         """Show another certificate from now on; connections end, and come again. Raises BadConfig before any does."""
         nng.set_credentials(self._socket, credentials)
         self._credentials = credentials
-        for listener in self._listeners:
-            listener.close()
-        self._listeners = []
+        if self._listener is not None:
+            self._listener.close()
+        self._listener = None
         self._listen()
 
     def arrivals(self) -> list[tuple[str, str, int]]:
@@ -171,7 +172,7 @@ class Door:
                 _log.exception("the watch over connections failed; it goes on")
 
     async def _tick(self, now: Seconds) -> int:
-        if not self._listeners:
+        if self._listener is None:
             self._listen()  # the address was taken while the certificate changed
         for peer, node in list(self._nodes.items()):
             self._review(peer, node, now)
@@ -201,13 +202,18 @@ class Door:
                 nng.close_pipe(self._socket, peer)
 
     def _sweep(self, now: Seconds) -> int:
-        known = self._remotes  # a connection keeps its other end, and to ask for it takes longer than all the rest
+        # A connection keeps its other end, and to ask for it takes longer than all the rest. One in so many is asked
+        # again all the same: nng misses some ends, and what has ended has no other end.
+        self._sweeps += 1
+        known = {peer: at for peer, at in self._remotes.items() if (peer + self._sweeps) % _ASKED_AGAIN}
         remotes = {pipe.id: known.get(pipe.id) or nng.remote_of(pipe) for pipe in self._socket.pipes}
+        for peer in self._remotes.keys() & {peer for peer, remote in remotes.items() if remote is None}:
+            nng.close_pipe(self._socket, peer)
         self._remotes = {peer: remote for peer, remote in remotes.items() if remote}
         return self._handshakes.sweep(now, set(self._remotes.values()))
 
     def _listen(self) -> None:
-        self._listeners = [nng.listen(self._socket, address, self._credentials) for address in self._addresses]
+        self._listener = nng.listen(self._socket, self._address, self._credentials)
 
     def _audit(self, node: str, method: str, error: PermissionDenied) -> None:
         now = self._clock.monotonic()
