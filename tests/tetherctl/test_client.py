@@ -1,5 +1,6 @@
 """The HTTP client against servers that answer byte by byte, wrongly, early, or not at all."""
 
+import select
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -84,9 +85,16 @@ def test_keeps_the_connection(serve: Serve) -> None:
 
 
 def test_a_connection_closed_in_between_loses_no_request(serve: Serve) -> None:
-    client = serve(once(OK))
+    def act(peer: socket.socket, _: int) -> None:
+        asked = b""
+        while not asked.endswith(b'{"a":1}'):
+            asked += peer.recv(65536)
+        peer.sendall(OK)
+
+    client = serve(act)
     for _ in range(3):
         assert client.json("POST", "/", {"a": 1}) == {}
+        assert select.select([client._sock], [], [], 5.0)[0]  # the server has hung up
 
 
 def test_an_unread_answer_is_not_taken_for_the_next(serve: Serve) -> None:
