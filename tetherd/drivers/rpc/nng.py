@@ -23,7 +23,8 @@ TLS: Final = "tls+tcp://"
 """How addresses between hosts begin: both ends show certificates."""
 
 _SETTLED: Final[Seconds] = 1.0
-_RECONNECT_MS: Final = (100, 2_000)
+# nng waits for any part of it: whoever is back is dialled within a second, and who stays away costs next to nothing.
+_RECONNECT_MS: Final = (100, 800)
 # nng starts threads by the number of cores, and every message crosses two of them: on a small host, few threads that
 # stay awake are faster than many that have to be woken (a lone request's round trip: 15 % less).
 _THREADS: Final = (
