@@ -4,7 +4,7 @@ Each class fixes the HTTP status, the exit code of ``tetherctl`` and whether try
 wire is the value ``Failure`` and comes back as the same class on the other side.
 """
 
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, Self
 
 import msgspec
 
@@ -187,6 +187,11 @@ class NotInNetwork(Conflict):
     """This host is in no network, or does not hold its authority."""
 
     code = "NOT_IN_NETWORK"
+
+    @classmethod
+    def outside(cls) -> Self:
+        """Return what to say where a host is asked for what only members have."""
+        return cls("this host is in no network", fix="tetherctl cluster init, or tetherctl cluster join < token.txt")
 
 
 class BadRoster(TetherError):

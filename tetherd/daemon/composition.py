@@ -122,7 +122,7 @@ class Daemon:
     def _explain(self, address: str) -> Finding:
         standing = self._membership.standing
         if standing is None:
-            raise NotInNetwork("this host is in no network", fix="tetherctl cluster init, or cluster join < token.txt")
+            raise NotInNetwork.outside()
         members = standing.roster.members
         expected = next((member.node for member in members if address in member.addresses), "")
         return explain(f"{TLS}{address}", standing.credentials, expected, self._membership.roles_of)

@@ -248,7 +248,7 @@ class Membership:
 
     def _require(self) -> Standing:
         if self.standing is None:
-            raise NotInNetwork("this host is in no network", fix="tetherctl cluster init, or cluster join < token.txt")
+            raise NotInNetwork.outside()
         return self.standing
 
     async def _wait_until_due(self, chance: float) -> None:

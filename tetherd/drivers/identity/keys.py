@@ -131,7 +131,7 @@ def load(directory: Path) -> Credentials:
     """
     home = read_home(directory)
     if home is None:
-        raise NotInNetwork("this host is in no network", fix="tetherctl cluster join < token.txt")
+        raise NotInNetwork.outside()
     return Credentials(
         node=home.node,
         key_pem=_require(directory / KEY, secret=True),

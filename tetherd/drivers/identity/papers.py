@@ -254,7 +254,7 @@ class DiskPapers:
 
     def _require(self) -> Standing:
         if self._standing is None:
-            raise NotInNetwork("this host is in no network", fix="tetherctl cluster init, or cluster join < token.txt")
+            raise NotInNetwork.outside()
         return self._standing
 
     def _require_home(self) -> Home:

@@ -225,9 +225,7 @@ class Cluster:
 
     def _standing(self) -> policy.Standing:
         if self._membership.standing is None:
-            raise NotInNetwork(
-                "this host is in no network", fix="tetherctl cluster init, or tetherctl cluster join < token.txt"
-            )
+            raise NotInNetwork.outside()
         return self._membership.standing
 
     def _find(self, exchange: Exchange) -> Member:

@@ -98,7 +98,7 @@ class Diagnosis:
     async def _ping(self, exchange: Exchange) -> Answer:
         exchange.check_local(_LOCAL)
         if self._peering is None:
-            raise NotInNetwork("this host is in no network", fix="tetherctl cluster init, or cluster join < token.txt")
+            raise NotInNetwork.outside()
         pinged = await self._peering.ping(self._peering.find(exchange.params["node"]))
         found = _pinged(pinged, self._clock.monotonic())
         mute = [missed.address for missed in pinged.missed if missed.reason == "silent"]
