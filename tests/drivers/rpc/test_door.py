@@ -15,7 +15,7 @@ from doorway import Doorway, is_refused, is_well, open_files, soon
 
 from tetherd.drivers.host.clock import SystemClock
 from tetherd.drivers.rpc import door as module
-from tetherd.drivers.rpc import nng
+from tetherd.drivers.rpc import nng, remote
 from tetherd.drivers.rpc.blocking import BlockingCaller
 from tetherd.drivers.rpc.door import Door
 from tetherd.drivers.rpc.remote import RemoteCaller
@@ -52,6 +52,22 @@ async def test_it_says_where_members_come_from(doorway: Doorway) -> None:
     async with asyncio.timeout(10):
         while doorway.door.arrivals():  # noqa: ASYNC110
             await asyncio.sleep(0.01)
+
+
+async def test_a_connection_that_leads_nowhere_is_given_up_for_a_new_one(
+    doorway: Doorway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "PROOF", 0.2)
+    heard: list[int] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(doorway.door, "begin", lambda turn, data, peer: heard.append(peer))
+        with doorway.calling(doorway.member()) as caller:
+            asked = asyncio.create_task(caller.call(GetFleet(), deadline=soon(30)))
+            async with asyncio.timeout(20):
+                while len(set(heard)) < 2:  # noqa: ASYNC110 - nothing tells of it
+                    await asyncio.sleep(0.01)
+                patch.undo()
+                await asked
 
 
 async def test_a_connection_whose_end_nng_missed_is_found_out(

@@ -20,11 +20,15 @@ from tetherd.ports import Clock
 from tetherd.types import Buffer, Credentials, Seconds
 from tetherd.wire.frames import CALL, CANCEL, FAILURE, Codec, Header
 from tetherd.wire.messages import Done, Request
+from tetherd.wire.peering import Ping
 
 R = TypeVar("R")
 
 WONDER: Final = 3
 """Dials of another host that fail before it is found out why."""
+
+PROOF: Final[Seconds] = 3.0
+"""Within how long another host has to answer the first question on a connection."""
 
 _GRACE: Final[Seconds] = 1.0
 
@@ -52,6 +56,7 @@ class RemoteCaller:
         self._failures = 0
         self._why = "no connection"
         self._finding: asyncio.Task[None] | None = None
+        self._proving: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
         self._clock = clock
@@ -141,8 +146,9 @@ class RemoteCaller:
         """Close the connection; calls under way end with Unreachable."""
         self._closed = True
         self._watch()
-        if self._finding is not None:
-            self._finding.cancel()
+        for task in (self._finding, self._proving):
+            if task is not None:
+                task.cancel()
         self._socket.close()
 
     def _watch(self) -> None:
@@ -191,6 +197,22 @@ class RemoteCaller:
         self._pipes.add(pipe)
         self._connected.set()
         self._watch()
+        if self._secret is not None:
+            self._proving = asyncio.create_task(self._prove(pipe))
+
+    async def _prove(self, pipe: int) -> None:
+        """End a connection that leads nowhere.
+
+        Over TLS nng takes one for made as soon as the other side has shown its certificate; a listener that closes in
+        that moment never takes it in, and tells nobody.
+        """
+        try:
+            await self.call(Ping(), deadline=self._clock.monotonic() + PROOF, patience=0.0)
+        except DeadlineExceeded:
+            _log.info("a connection leads nowhere", extra={"address": self.address})
+            nng.close_pipe(self._socket, pipe)
+        except TetherError:
+            pass  # an answer, or its end
 
     def _lose(self, pipe: int) -> None:
         self._pipes.discard(pipe)
