@@ -81,10 +81,10 @@ class Guard:
                 await asyncio.sleep(TICK)
                 ticks += 1
                 short = self._share.short(opened(), already=self.deaf)
-                if short != self.deaf:
-                    self._turn(short)
-                elif short and ticks % round(AGAIN / TICK) == 0:
-                    with contextlib.suppress(OSError):  # no file is left to look with: there is a next time
+                with contextlib.suppress(OSError):  # no file is left to look with: there is a next time
+                    if short != self.deaf:
+                        self._turn(short)
+                    elif short and ticks % round(AGAIN / TICK) == 0:
                         self._deafen(await asyncio.to_thread(sockets))
         finally:
             if self.deaf:
@@ -92,15 +92,15 @@ class Guard:
 
     def _turn(self, deaf: bool) -> None:
         """Be deaf, or hear again. Blocks for microseconds per open file."""
-        self.deaf = deaf
         if deaf:
-            _log.warning("no file is left for connections: nobody is let in over TCP until some have ended")
             allow(self._share, held_back=False)  # first, since going deaf takes files itself
             self._deafen(sockets())
+            _log.warning("no file is left for connections: nobody is let in over TCP until some have ended")
         else:
             _listeners(sockets(), _DETACH_FILTER, 0)
             self._known = frozenset()
             allow(self._share)
+        self.deaf = deaf
 
     def _deafen(self, files: Mapping[int, int]) -> None:
         _listeners({inode: files[inode] for inode in files.keys() - self._known}, _ATTACH_FILTER, _FILTER)
