@@ -28,7 +28,7 @@ from tetherd.errors import TetherError
 from tetherd.types import Credentials
 from tetherd.wire.messages import GetFleet
 
-LIMIT = 512
+LIMIT = 1024
 
 
 def test_a_part_is_held_back() -> None:
@@ -113,6 +113,26 @@ async def test_listeners_go_deaf_while_files_are_short_and_hear_again(caplog: py
         assert await asyncio.to_thread(hears, port, 5.0), "it leaves no listener deaf behind"
         stack.close()
     assert "nobody is let in" in caplog.text
+
+
+@pytest.mark.usefixtures("_restored")
+async def test_to_go_deaf_takes_no_file(caplog: pytest.LogCaptureFixture) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener, contextlib.ExitStack() as stack:
+        strangers = [stack.enter_context(socket.socket()) for _ in range(2)]
+        fill(stack, 20)
+        guard = Guard()
+        guard._share = Share(open_files() - 10, 0)  # whatever is allowed is taken
+        watching = asyncio.create_task(guard.run())
+        async with asyncio.timeout(20):
+            while not guard.deaf:  # noqa: ASYNC110 - what is waited for sets no event
+                await asyncio.sleep(0.01)
+        strangers[0].settimeout(0.3)
+        with pytest.raises(TimeoutError):
+            strangers[0].connect(listener.getsockname())
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+        strangers[1].settimeout(5)
+        strangers[1].connect(listener.getsockname())
 
 
 async def until(condition: object) -> None:

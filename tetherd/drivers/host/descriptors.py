@@ -15,7 +15,7 @@ import socket
 import stat
 import struct
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -23,8 +23,12 @@ from typing import Any, Final, NamedTuple
 from tetherd.types import Seconds
 
 MOST: Final = 65536
-HELD: Final = 1024
-"""Files that are held back; less where fewer than four times as many may be open."""
+HELD: Final = 4096
+"""Files that are held back; less where fewer than four times as many may be open.
+
+More than there can be connections that the kernel has made and nobody has accepted: going deaf does not end those, and
+they are let in with the first files that are free. That is 2048 at the gateway, 128 at nng's port, 512 at other ports.
+"""
 
 TICK: Final[Seconds] = 0.05
 AGAIN: Final[Seconds] = 1.0
@@ -81,26 +85,25 @@ class Guard:
                 await asyncio.sleep(TICK)
                 ticks += 1
                 short = self._share.short(opened(), already=self.deaf)
-                with contextlib.suppress(OSError):  # no file is left to look with: there is a next time
-                    if short != self.deaf:
-                        self._turn(short)
-                    elif short and ticks % round(AGAIN / TICK) == 0:
-                        self._deafen(await asyncio.to_thread(sockets))
+                if short != self.deaf:
+                    self._turn(short)
+                elif short and ticks % round(AGAIN / TICK) == 0:
+                    self._deafen(await asyncio.to_thread(sockets))
         finally:
             if self.deaf:
                 self._turn(False)
 
     def _turn(self, deaf: bool) -> None:
         """Be deaf, or hear again. Blocks for microseconds per open file."""
+        self.deaf = deaf
         if deaf:
-            allow(self._share, held_back=False)  # first, since going deaf takes files itself
             self._deafen(sockets())
+            allow(self._share, held_back=False)  # only now, or whoever is still let in would take what was held back
             _log.warning("no file is left for connections: nobody is let in over TCP until some have ended")
         else:
+            allow(self._share)  # first, or strangers would take what is held back before it is
             _listeners(sockets(), _DETACH_FILTER, 0)
             self._known = frozenset()
-            allow(self._share)
-        self.deaf = deaf
 
     def _deafen(self, files: Mapping[int, int]) -> None:
         _listeners({inode: files[inode] for inode in files.keys() - self._known}, _ATTACH_FILTER, _FILTER)
@@ -112,23 +115,27 @@ def opened() -> int:
     with contextlib.suppress(FileNotFoundError):  # a host without /proc
         if number := _COUNTED.stat().st_size:
             return number
-    try:
-        with os.scandir(_OPEN) as entries:
-            return sum(1 for _ in entries)
-    except OSError:  # not even this one could be opened
-        return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return len(_numbers())
 
 
 def sockets() -> dict[int, int]:
-    """Return the open sockets of this process: file descriptors by inode."""
+    """Return the open sockets of this process: file descriptors by inode. Needs no file itself where none is left."""
     found = {}
-    with os.scandir(_OPEN) as entries:
-        for entry in entries:
-            with contextlib.suppress(OSError):  # closed meanwhile
-                status = os.fstat(number := int(entry.name))
-                if stat.S_ISSOCK(status.st_mode):
-                    found[status.st_ino] = number
+    for number in _numbers():
+        with contextlib.suppress(OSError):  # closed meanwhile
+            status = os.fstat(number)
+            if stat.S_ISSOCK(status.st_mode):
+                found[status.st_ino] = number
     return found
+
+
+def _numbers() -> Sequence[int]:
+    """Return the descriptors of the files that are open; all that there can be where not even one more can be."""
+    try:
+        with os.scandir(_OPEN) as entries:
+            return [int(entry.name) for entry in entries]
+    except OSError:
+        return range(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 
 
 @contextlib.contextmanager
@@ -147,10 +154,15 @@ def borrowed(inode: int, number: int) -> Iterator[socket.socket]:
 
 
 def _listeners(files: Mapping[int, int], option: int, value: Any) -> None:
-    """Set an option of those sockets that are TCP listeners; only Linux has these."""
+    """Set an option of those sockets that are TCP listeners; only Linux has these. Needs no file itself."""
     if sys.platform != "linux":
         return
-    for inode, number in files.items():
-        with contextlib.suppress(OSError), borrowed(inode, number) as found:
-            if found.family != socket.AF_UNIX and found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-                found.setsockopt(socket.SOL_SOCKET, option, value)
+    for number in files.values():
+        with contextlib.suppress(OSError):  # closed meanwhile
+            # Not borrowed, which takes a file. Another socket has no time to take a listener's place between the two.
+            found = socket.socket(fileno=number)
+            try:
+                if found.family != socket.AF_UNIX and found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                    found.setsockopt(socket.SOL_SOCKET, option, value)
+            finally:
+                found.detach()

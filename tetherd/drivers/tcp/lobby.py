@@ -25,7 +25,7 @@ Raises TetherError where nobody who is expected would begin so.
 MOST: Final = 256
 """Connections that wait; one more ends the one that has waited the longest."""
 
-_BACKLOG: Final = 1024
+_BACKLOG: Final = 512
 _AT_ONCE: Final = 64
 _TICK: Final[Seconds] = 0.25
 
