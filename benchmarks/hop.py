@@ -13,10 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
+import pynng
 import uvloop
 
-from tetherd.drivers.rpc import contexts, ipc, nng, nng_operations
-from tetherd.drivers.rpc.lane import Lane
+from tetherd.drivers.rpc import ipc
+from tetherd.drivers.rpc.lane import Lane, beside
 from tetherd.drivers.rpc.turns import Turn
 from tetherd.types import Buffer
 
@@ -41,13 +42,17 @@ class Echo:
 
 
 async def _echo(folder: Path) -> None:
-    with (
-        ipc.listening(folder / "ours", Echo(), LIMIT),
-        contexts.answering(request := nng.open_rep(LIMIT), Echo(), LIMIT),
-    ):
-        nng.listen(request, f"ipc://{folder}/nng")
+    with ipc.listening(folder / "ours", Echo(), LIMIT):
         print("ready", flush=True)
         await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
+
+
+def _nng(folder: Path) -> None:
+    with pynng.Rep0(recv_max_size=LIMIT) as answering:
+        answering.listen(f"ipc://{folder}/nng")
+        print("ready", flush=True)
+        while True:
+            answering.send(answering.recv())
 
 
 def _plain(folder: Path) -> None:
@@ -62,10 +67,9 @@ def _plain(folder: Path) -> None:
 
 
 def _carriers(folder: Path) -> dict[str, Callable[[bytes], object]]:
-    request = nng.open_req(LIMIT)
-    nng.dial(request, f"ipc://{folder}/nng")
-    by_nng = nng_operations.BlockingContext(request, 5.0, LIMIT)
-    by_lane = Lane(folder / "ours", 5.0, LIMIT)
+    by_nng = pynng.Req0(recv_max_size=LIMIT)
+    by_nng.dial(f"ipc://{folder}/nng", block=True)
+    by_lane = Lane(beside(folder / "ours"), 5.0, LIMIT)
     plain = socket.socket(socket.AF_UNIX)
     plain.connect(str(folder / "plain"))
 
@@ -75,9 +79,13 @@ def _carriers(folder: Path) -> dict[str, Callable[[bytes], object]]:
         while left:
             left -= len(plain.recv(left))
 
+    def nng(payload: bytes) -> None:
+        by_nng.send(HEAD + payload)
+        by_nng.recv()
+
     return {
-        "nng": lambda payload: by_nng.exchange([HEAD, payload], lambda: None),
-        "ours": lambda payload: by_lane.exchange([HEAD, payload], lambda: None),
+        "nng": nng,
+        "ours": lambda payload: by_lane.exchange([HEAD, payload], lambda: None, 5.0),
         "bare socket": bare,
     }
 
@@ -98,7 +106,7 @@ def main() -> None:
         me = [sys.executable, "-m", "benchmarks.hop"]
         children = [
             subprocess.Popen([*me, way, name], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-            for way in ("echo", "plain")
+            for way in ("echo", "nng", "plain")
         ]
         for child in children:
             assert child.stdout is not None
@@ -125,6 +133,8 @@ def main() -> None:
 if __name__ == "__main__":
     if sys.argv[1:2] == ["echo"]:
         uvloop.run(_echo(Path(sys.argv[2])))
+    elif sys.argv[1:2] == ["nng"]:
+        _nng(Path(sys.argv[2]))
     elif sys.argv[1:2] == ["plain"]:
         _plain(Path(sys.argv[2]))
     else:

@@ -33,7 +33,7 @@ from tetherd.drivers.identity.certificates import (
 )
 from tetherd.drivers.relay.junction import SocketJunction
 from tetherd.drivers.relay.tunnels import SocketTunnels
-from tetherd.drivers.rpc import nng
+from tetherd.drivers.rpc import nng, reaching
 from tetherd.ports import Guest
 from tetherd.types import Credentials
 from tetherd.wire.relay import Way, preface
@@ -142,7 +142,7 @@ def _tcp(port: int) -> Iterator[Callable[[bytes], Any]]:
 @contextlib.contextmanager
 def _nng(port: int, dialer: Credentials, node: str) -> Iterator[Callable[[bytes], Any]]:
     with nng.closing(nng.open_req(4 * MIB, node)) as link:
-        nng.dial(link, f"{nng.TLS}127.0.0.1:{port}", nng.Secret(dialer, node))
+        nng.dial(link, f"{reaching.TLS}127.0.0.1:{port}", reaching.Secret(dialer, node))
 
         def talk(data: bytes) -> None:
             link.send(data)
@@ -181,7 +181,7 @@ def _serving_nng(credentials: Credentials) -> Iterator[int]:
 
     port = free_port()
     with nng.closing(nng.open_rep(4 * MIB)) as rep:
-        nng.listen(rep, f"{nng.TLS}127.0.0.1:{port}", credentials)
+        nng.listen(rep, f"{reaching.TLS}127.0.0.1:{port}", credentials)
         threading.Thread(target=answer, daemon=True).start()
         yield port
 

@@ -22,7 +22,7 @@ from tetherd.drivers.discovery import remembered
 from tetherd.drivers.discovery.udp import Dht
 from tetherd.drivers.host.clock import SystemClock
 from tetherd.drivers.identity import certificates
-from tetherd.drivers.rpc.nng import TLS
+from tetherd.drivers.rpc.reaching import TLS
 from tetherd.drivers.rpc.remote import RemoteCaller
 from tetherd.drivers.tcp import mutual
 from tetherd.policy.membership import Standing

@@ -14,7 +14,7 @@ from certificates import home
 from duties import running
 
 from tetherd.drivers.host.clock import SystemClock
-from tetherd.drivers.rpc import nng, tls
+from tetherd.drivers.rpc import reaching, sp
 from tetherd.drivers.rpc.door import Door
 from tetherd.drivers.rpc.remote import RemoteCaller
 from tetherd.drivers.rpc.server import Server
@@ -38,7 +38,7 @@ class Doorway:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port: int = probe.getsockname()[1]
-        self.address = f"{nng.TLS}127.0.0.1:{self.port}"
+        self.address = f"{reaching.TLS}127.0.0.1:{self.port}"
         self.local = f"ipc://{place}/rpc.sock"
         self.credentials = home().node()
         self.roster: dict[str, tuple[Any, ...]] = {self.credentials.node: ("orchestrator", "manager")}
@@ -73,7 +73,7 @@ class Doorway:
 
     @contextlib.contextmanager
     def calling(self, credentials: Credentials, node: str = "") -> Iterator[RemoteCaller]:
-        secret = nng.Secret(credentials, node or self.credentials.node)
+        secret = reaching.Secret(credentials, node or self.credentials.node)
         caller = RemoteCaller(self.address, clock=SystemClock(), max_message=MAX, secret=secret)
         try:
             yield caller
@@ -118,7 +118,7 @@ class Doorway:
 class Hands:
     """A connection of an enrolled node that speaks the protocol byte by byte. Blocking: for a thread."""
 
-    def __init__(self, port: int, credentials: Credentials, hello: bytes = tls.ASKS) -> None:
+    def __init__(self, port: int, credentials: Credentials, hello: bytes = sp.ASKS) -> None:
         plain = socket.create_connection(("127.0.0.1", port), 5)
         self.socket = mutual.dialling(credentials).wrap_socket(plain)
         self.socket.sendall(hello)

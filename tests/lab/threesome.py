@@ -18,7 +18,7 @@ from tetherd.drivers.host.clock import SystemClock
 from tetherd.drivers.relay.junction import SocketJunction
 from tetherd.drivers.relay.tunnels import SocketTunnels
 from tetherd.drivers.rpc.door import Door
-from tetherd.drivers.rpc.nng import Secret
+from tetherd.drivers.rpc.reaching import Secret
 from tetherd.drivers.rpc.remote import RemoteCaller
 from tetherd.drivers.rpc.server import Server
 from tetherd.policy.admission import Admission

@@ -224,9 +224,9 @@ def test_inline_slots_leave_with_nothing_undelivered() -> None:
 
 
 def test_a_take_says_who_offers() -> None:
-    offer = take(ASSIGNMENT, None, last=True, held={7})
+    offer = take(ASSIGNMENT, None, 5, last=True, held={7})
     assert (offer.runner, offer.worker, offer.model, offer.max_rows, offer.last) == ("r", "w", "m", 4096, True)
-    assert offer.held == [7]
+    assert (offer.held, offer.slot) == ([7], 5)
     assert Context(1.0).peer is None
 
 

@@ -18,7 +18,7 @@ from tetherd.drivers.http.server import HttpServer
 from tetherd.drivers.identity.papers import DiskPapers
 from tetherd.drivers.rpc.explain import explain
 from tetherd.drivers.rpc.local import LocalCaller
-from tetherd.drivers.rpc.nng import TLS
+from tetherd.drivers.rpc.reaching import TLS
 from tetherd.drivers.rpc.server import Server
 from tetherd.errors import NotInNetwork
 from tetherd.policy.balance import STRATEGIES

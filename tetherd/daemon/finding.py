@@ -31,7 +31,7 @@ from tetherd.drivers.discovery.mdns import Mdns
 from tetherd.drivers.discovery.paths import TlsProber
 from tetherd.drivers.discovery.udp import Dht
 from tetherd.drivers.host.vitals import HostVitals
-from tetherd.drivers.rpc.nng import TLS
+from tetherd.drivers.rpc.reaching import TLS
 from tetherd.drivers.rpc.remote import RemoteCaller
 from tetherd.drivers.tcp.mutual import dialling
 from tetherd.errors import StorageFailed, StorageFull, TetherError

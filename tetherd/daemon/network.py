@@ -14,7 +14,7 @@ from tetherd.discovery.peers import Arrival
 from tetherd.drivers.identity.enrolment import EnrolmentServer
 from tetherd.drivers.identity.papers import DiskPapers
 from tetherd.drivers.rpc.door import Door
-from tetherd.drivers.rpc.nng import TLS, Secret
+from tetherd.drivers.rpc.reaching import TLS, Secret
 from tetherd.drivers.rpc.remote import RemoteCaller
 from tetherd.drivers.rpc.several import SeveralCaller, Way
 from tetherd.policy import membership as policy

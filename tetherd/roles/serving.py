@@ -5,6 +5,7 @@ import logging
 import threading
 from collections.abc import Callable, Collection
 from functools import partial
+from itertools import count
 from typing import Final, TypeAlias
 
 from tetherd.errors import Cancelled, ExecutionFailed, TetherError, Unreachable
@@ -128,6 +129,7 @@ class Slots:
         self._turn = threading.Lock()
         self._stopping = threading.Event()
         self._turns = Turns(engine)
+        self._numbers = count()
         self.executed = 0
 
     @property
@@ -137,9 +139,9 @@ class Slots:
 
     def serve(self, exchange: Exchange, wanted: Wanted = lambda: True) -> None:
         """Serve one slot until ``stop``, or while it is ``wanted``. Runs in a thread of its own."""
-        outcome = Outcome()
+        outcome, slot = Outcome(), next(self._numbers)
         while wanted() and not self._stopping.is_set():
-            batch = self._offer(exchange, outcome)
+            batch = self._offer(exchange, outcome, slot)
             if batch.id:
                 self._turns.held.add(batch.id)
                 with self._turn:
@@ -147,7 +149,7 @@ class Slots:
                     self.executed += 1
         for _ in range(_LAST_WORDS):
             if outcome.finished is not None:
-                self._offer(exchange, outcome, last=True)
+                self._offer(exchange, outcome, slot, last=True)
         self._turns.release(outcome.finished)
 
     def cancel(self, batch: int, now: Seconds) -> None:
@@ -158,9 +160,9 @@ class Slots:
         """Take no more batches; what executes is finished and delivered."""
         self._stopping.set()
 
-    def _offer(self, exchange: Exchange, outcome: Outcome, *, last: bool = False) -> Batch:
+    def _offer(self, exchange: Exchange, outcome: Outcome, slot: int, *, last: bool = False) -> Batch:
         finished = outcome.finished
-        offer = take(self._assignment, finished, last=last, held=self._turns.held)
+        offer = take(self._assignment, finished, slot, last=last, held=self._turns.held)
         try:
             # The last one is delivered when it is answered: what is only sent could be lost with the process.
             batch = exchange(offer, _nothing if last else partial(self._turns.release, finished))
@@ -180,7 +182,7 @@ def _nothing() -> None:
     """Do nothing."""
 
 
-def take(assignment: Assignment, finished: Finished | None, *, held: set[int], last: bool = False) -> Take:
+def take(assignment: Assignment, finished: Finished | None, slot: int, *, held: set[int], last: bool = False) -> Take:
     """Return the offer of one slot of a runner."""
     return Take(
         assignment.runner,
@@ -192,6 +194,7 @@ def take(assignment: Assignment, finished: Finished | None, *, held: set[int], l
         finished,
         last,
         list(held),
+        slot,
     )
 
 
@@ -203,6 +206,7 @@ class Inline:
         self._clock = clock
         self._turn = asyncio.Lock()
         self._inlining = Inlining()
+        self._numbers = count()
         self._turns = Turns(engine)
         self._leaving = False
         self._parked: set[asyncio.Task[None]] = set()
@@ -212,16 +216,16 @@ class Inline:
         """Serve one slot with an orchestrator's work, until cancelled or told to leave, or while it is ``wanted``."""
         task = asyncio.current_task()
         assert task is not None
-        outcome = Outcome()
+        outcome, slot = Outcome(), next(self._numbers)
         try:
             while wanted() and not self._leaving:
                 self._parked.add(task)
-                batch = await self._offer(orchestrator, outcome)
+                batch = await self._offer(orchestrator, outcome, slot)
                 self._parked.discard(task)
                 if batch.id:
                     outcome.tell(await self._execute(batch))
             if outcome.finished is not None:
-                await self._offer(orchestrator, outcome, last=True)
+                await self._offer(orchestrator, outcome, slot, last=True)
         finally:
             self._parked.discard(task)
             del task  # a task whose frame names it keeps itself alive, and the engine with it
@@ -236,9 +240,9 @@ class Inline:
         for task in self._parked.intersection(slots):
             task.cancel()
 
-    async def _offer(self, orchestrator: Caller, outcome: Outcome, *, last: bool = False) -> Batch:
+    async def _offer(self, orchestrator: Caller, outcome: Outcome, slot: int, *, last: bool = False) -> Batch:
         deadline = self._clock.monotonic() + PARK
-        offer = take(self._assignment, outcome.finished, last=last, held=self._turns.held)
+        offer = take(self._assignment, outcome.finished, slot, last=last, held=self._turns.held)
         self._turns.release(outcome.finished)
         try:
             batch = await orchestrator.call(offer, deadline=deadline)

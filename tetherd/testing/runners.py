@@ -103,7 +103,7 @@ class FakeRunner:
         elif self.fate == "crash":
             self.crash()
         elif self.fate == "serve":
-            self._tasks = [asyncio.create_task(self._serve(assignment)) for _ in range(SLOTS)]
+            self._tasks = [asyncio.create_task(self._serve(assignment, slot)) for slot in range(SLOTS)]
             self._events.put_nowait(Event("loaded", bytes=self.bytes))
 
     async def event(self) -> Event | None:
@@ -143,11 +143,11 @@ class FakeRunner:
         self._cut()
         self._events.put_nowait(None)
 
-    async def _serve(self, assignment: Assignment) -> None:
+    async def _serve(self, assignment: Assignment, slot: int) -> None:
         outcome = Outcome()
         while not self._leaving or outcome.finished is not None:
             delivered = outcome.finished
-            offer = take(assignment, delivered, last=self._leaving, held=self._held)
+            offer = take(assignment, delivered, slot, last=self._leaving, held=self._held)
             if delivered is not None:
                 self._held.discard(delivered.batch)
             try:

@@ -105,6 +105,7 @@ class Take(Request[Batch]):
 
     ``finished`` is the result of the batch this slot was handed before. ``last``: it is all the runner has to say, the
     answer is an empty batch at once. ``held``: the batches that reached the runner and that it has not delivered.
+    ``slot``: which of the runner's slots offers; it has one batch at a time.
     """
 
     METHOD = "take"
@@ -119,6 +120,7 @@ class Take(Request[Batch]):
     finished: Finished | None = None
     last: bool = False
     held: list[int] = []
+    slot: int = 0
 
 
 # --- placement: worker to orchestrator -------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ import tetherd
 from tetherd.drivers.host import descriptors
 from tetherd.drivers.host.clock import SystemClock
 from tetherd.drivers.host.descriptors import HELD, MOST, Guard, Share
-from tetherd.drivers.rpc import nng
+from tetherd.drivers.rpc import reaching
 from tetherd.drivers.rpc.remote import RemoteCaller
 from tetherd.errors import TetherError
 from tetherd.types import Credentials
@@ -203,8 +203,10 @@ class Small:
             self.said.append((time.monotonic(), line.decode().strip()))
 
     def caller(self, member: Credentials) -> RemoteCaller:
-        secret = nng.Secret(member, self.credentials.node)
-        return RemoteCaller(f"{nng.TLS}127.0.0.1:{self.port}", clock=SystemClock(), max_message=1 << 20, secret=secret)
+        secret = reaching.Secret(member, self.credentials.node)
+        return RemoteCaller(
+            f"{reaching.TLS}127.0.0.1:{self.port}", clock=SystemClock(), max_message=1 << 20, secret=secret
+        )
 
     def close(self) -> None:
         self.process.kill()

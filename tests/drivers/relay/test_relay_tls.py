@@ -11,7 +11,7 @@ from plain import Peer, free_port, peers, serving
 from pynng import Rep0, Req0, Timeout
 from relaying import Relayed, relayed
 
-from tetherd.drivers.rpc import nng
+from tetherd.drivers.rpc import nng, reaching
 from tetherd.drivers.tcp import mutual
 from tetherd.policy.relaying import Limits
 from tetherd.types import Credentials
@@ -63,7 +63,7 @@ async def test_tls_of_the_standard_library_passes() -> None:
 def nng_pair(world: Relayed, listener: int) -> Iterator[tuple[Rep0, Req0]]:
     with nng.closing(nng.open_rep(8 * MIB)) as rep, nng.closing(nng.open_req(8 * MIB, world.target.node)) as req:
         nng.listen(rep, f"tls+tcp://127.0.0.1:{listener}", world.target)
-        nng.dial(req, f"tls+tcp://{world.address}", nng.Secret(world.dialer, world.target.node))
+        nng.dial(req, f"tls+tcp://{world.address}", reaching.Secret(world.dialer, world.target.node))
         yield rep, req
 
 
@@ -234,7 +234,7 @@ async def test_nng_finds_it_out_too() -> None:
     async with relayed(listener) as world:
         with nng.closing(nng.open_rep(MIB)) as rep, nng.closing(nng.open_req(MIB, world.target.node)) as req:
             nng.listen(rep, f"tls+tcp://127.0.0.1:{listener}", world.dialer)
-            nng.dial(req, f"tls+tcp://{world.address}", nng.Secret(world.dialer, world.target.node))
+            nng.dial(req, f"tls+tcp://{world.address}", reaching.Secret(world.dialer, world.target.node))
             req.send_timeout = 1000
             with pytest.raises(Timeout):
                 await req.asend(b"anybody there?")
@@ -249,7 +249,7 @@ async def test_nng_never_takes_what_a_relay_made_up() -> None:
             async with serving(hostile.carry) as port:
                 with nng.closing(nng.open_rep(MIB)) as rep, nng.closing(nng.open_req(MIB, world.target.node)) as req:
                     nng.listen(rep, f"tls+tcp://127.0.0.1:{listener}", world.target)
-                    nng.dial(req, f"tls+tcp://127.0.0.1:{port}", nng.Secret(world.dialer, world.target.node))
+                    nng.dial(req, f"tls+tcp://127.0.0.1:{port}", reaching.Secret(world.dialer, world.target.node))
                     await ask(rep, req, b"fine")
                     hostile.change = CHANGES[how]
                     rep.recv_timeout = 500

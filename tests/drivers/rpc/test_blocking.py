@@ -14,7 +14,7 @@ from desks import MAX, Desk, blob, free_port, manifest, serving, silence, within
 from doorway import Doorway
 
 from tetherd.drivers.host.clock import SystemClock
-from tetherd.drivers.rpc import blocking, nng
+from tetherd.drivers.rpc import blocking, reaching
 from tetherd.drivers.rpc.blocking import BlockingCaller
 from tetherd.drivers.rpc.door import Door
 from tetherd.errors import (
@@ -33,7 +33,7 @@ async def in_thread(work: Callable[..., Any], *arguments: Any) -> Any:
     return await within(asyncio.to_thread(work, *arguments), 10)
 
 
-async def test_threads_share_a_connection_or_have_their_own(address: str) -> None:
+async def test_threads_have_connections_of_their_own(address: str) -> None:
     desk = Desk()
     async with serving(address, desk):
         caller = BlockingCaller(address, max_message=MAX)
@@ -44,7 +44,7 @@ async def test_threads_share_a_connection_or_have_their_own(address: str) -> Non
 
         results = await asyncio.gather(*(in_thread(work, 20) for _ in range(4)))
         assert results == [list(range(20))] * 4
-        assert len({context.peer for context in desk.contexts}) == (4 if address.startswith("ipc") else 1)
+        assert len({context.peer for context in desk.contexts}) == 4
         with pytest.raises(QueueFull):
             await in_thread(caller.lane(), blob(digest="full"), 5.0)
         with pytest.raises(TooLarge):
@@ -131,7 +131,7 @@ async def test_a_connection_that_a_network_forgets_is_given_up_and_made_anew(mon
 async def test_a_thread_dials_a_silent_peer_again() -> None:
     port = free_port()
     async with silence(port) as silent:
-        caller = BlockingCaller(f"tcp://127.0.0.1:{port}", max_message=MAX, redial=0.3)
+        caller = BlockingCaller(f"tcp://127.0.0.1:{port}", max_message=MAX)
         with pytest.raises(Unreachable, match="no connection"):
             await in_thread(caller.lane(), blob(), 5.0)
         silent.close()
@@ -149,7 +149,7 @@ async def test_it_follows_a_node_to_another_address(tmp_path: Path) -> None:
     worker = first.member("worker")
     second.roster.update(first.roster)
     second.door = Door(second.address, first.credentials, second.admission, SystemClock())
-    secret = nng.Secret(worker, first.credentials.node)
+    secret = reaching.Secret(worker, first.credentials.node)
     caller = BlockingCaller(first.address, max_message=1 << 20, secret=lambda: secret)
     call = caller.lane()
     async with second.open(), first.open():
@@ -174,13 +174,13 @@ async def test_after_a_loss_it_shows_the_certificate_of_now_at_once(tmp_path: Pa
     second.credentials, second.address = later.node(key=there.key_pem), first.address
     second.door = Door(second.address, second.credentials, second.admission, SystemClock())
     second.roster.update(first.roster)
-    shown = [nng.Secret(me, there.node)]
+    shown = [reaching.Secret(me, there.node)]
     caller = BlockingCaller(first.address, max_message=1 << 20, secret=lambda: shown[-1])
     async with first.open():
         parked = asyncio.create_task(asyncio.to_thread(caller.lane(), WatchCatalog(), 30.0))
         await asyncio.wait_for(first.parked.acquire(), 10)
         await asyncio.sleep(0.5)  # a connection that ends sooner was made with what is shown now
-        shown.append(nng.Secret(later.node(key=me.key_pem), there.node))
+        shown.append(reaching.Secret(later.node(key=me.key_pem), there.node))
     async with second.open():
         await asyncio.wait_for(second.parked.acquire(), 2.5)
         caller.close()

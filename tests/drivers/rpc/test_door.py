@@ -4,21 +4,21 @@ import asyncio
 import contextlib
 import logging
 import resource
+import ssl
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from certificates import Network, home
 from doorway import Doorway, is_refused, is_well, open_files, soon
 
 from tetherd.drivers.host.clock import SystemClock
-from tetherd.drivers.rpc import door as module
-from tetherd.drivers.rpc import nng, remote
+from tetherd.drivers.rpc import door, reaching, remote
 from tetherd.drivers.rpc.blocking import BlockingCaller
 from tetherd.drivers.rpc.door import Door
 from tetherd.drivers.rpc.remote import RemoteCaller
+from tetherd.drivers.tcp import mutual
 from tetherd.errors import BadConfig, Cancelled, InUse, PermissionDenied, TetherError, Unreachable
 from tetherd.policy.admission import REJECTS
 from tetherd.types import Credentials
@@ -68,24 +68,6 @@ async def test_a_connection_that_leads_nowhere_is_given_up_for_a_new_one(
                     await asyncio.sleep(0.01)
                 patch.undo()
                 await asked
-
-
-async def test_a_connection_whose_end_nng_missed_is_found_out(
-    doorway: Doorway, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with doorway.calling(doorway.member()) as caller:
-        await caller.call(GetFleet(), deadline=soon())
-        async with asyncio.timeout(10):
-            while not doorway.door.arrivals():  # noqa: ASYNC110 - it is looked at every second
-                await asyncio.sleep(0.01)
-        (peer,) = doorway.door._nodes
-        with monkeypatch.context() as patch:
-            patch.setattr(module, "nng", SimpleNamespace(remote_of=lambda _: None, close_pipe=nng.close_pipe))
-            for _ in range(module._ASKED_AGAIN):
-                doorway.door._sweep(0.0)
-        async with asyncio.timeout(10):
-            while peer in doorway.door._nodes:  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
 
 
 async def test_the_same_host_needs_no_name(doorway: Doorway) -> None:
@@ -166,7 +148,7 @@ async def test_who_comes_again_and_again_is_kept_waiting(doorway: Doorway) -> No
         while time.monotonic() < until:
             with pytest.raises(PermissionDenied):
                 await caller.call(GetFleet(), deadline=soon())
-            used |= {peer for peer, node in doorway.door._nodes.items() if node == stranger.node}
+            used |= {peer for peer, guest in doorway.door._guests.items() if guest.node == stranger.node}
             await asyncio.sleep(0.1)
     assert len(used) <= 2  # the one that lingers from before, and one for all that time
     assert await is_well(doorway)
@@ -187,7 +169,7 @@ async def test_a_node_has_as_many_connections_as_it_may_have_and_no_more(doorway
 
 async def test_threads_call_from_another_host(doorway: Doorway) -> None:
     worker = doorway.member("worker")
-    secret = nng.Secret(worker, doorway.credentials.node)
+    secret = reaching.Secret(worker, doorway.credentials.node)
     caller = BlockingCaller(doorway.address, max_message=1 << 20, secret=lambda: secret)
     call = caller.lane()
     assert (await asyncio.to_thread(call, GetBlob("x", 0, 1000), 5.0)).size == 1000  # type: ignore[arg-type]
@@ -234,13 +216,21 @@ async def test_a_root_that_vouches_for_others_shows_at_once(tmp_path: Path) -> N
     assert "own certificate" in error.message
 
 
-@pytest.mark.parametrize("lax", ["AUTH_MODE_NONE", "AUTH_MODE_OPTIONAL"])
+@pytest.mark.parametrize("lax", [ssl.CERT_NONE, ssl.CERT_OPTIONAL])
 async def test_a_listener_that_lets_strangers_in_is_never_used(
-    tmp_path: Path, lax: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, lax: ssl.VerifyMode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # A release of nng that did not do as told would be like this.
-    monkeypatch.setattr(nng.pynng.TLSConfig, "AUTH_MODE_REQUIRED", getattr(nng.pynng.TLSConfig, lax))
-    error = await fails_to_open(tmp_path, home().node())
+    # A build of OpenSSL that did not do as told would be like this, and take anybody for a node.
+    listening, node = mutual.listening, home().node()
+
+    def laxly(credentials: Credentials) -> ssl.SSLContext:
+        context = listening(credentials)
+        context.verify_mode = lax
+        return context
+
+    monkeypatch.setattr(mutual, "listening", laxly)
+    monkeypatch.setattr(mutual, "peer", lambda _: node.node)
+    error = await fails_to_open(tmp_path, node)
     assert isinstance(error, BadConfig)
     assert "let anybody in" in error.message
 
@@ -268,7 +258,10 @@ async def test_a_port_that_is_taken_shows_at_once(tmp_path: Path, doorway: Doorw
 # --- certificates change ---------------------------------------------------------------------------------------------
 
 
-async def test_a_new_certificate_is_shown_without_losing_what_may_be_repeated(doorway: Doorway) -> None:
+async def test_a_new_certificate_is_shown_without_losing_what_may_be_repeated(
+    doorway: Doorway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(door, "_SETTLED", 0.05)
     fresh = home().node(key=doorway.credentials.key_pem)
     assert fresh.node == doorway.credentials.node
     answered = asyncio.Semaphore(0)
@@ -284,14 +277,20 @@ async def test_a_new_certificate_is_shown_without_losing_what_may_be_repeated(do
         for _ in range(4):
             for _ in range(300):
                 await asyncio.wait_for(answered.acquire(), 5)
-            doorway.door.renew(fresh)
+            async with asyncio.timeout(10):
+                while len(doorway.door._guests) < len(callers):  # noqa: ASYNC110 - what is waited for sets no event
+                    await asyncio.sleep(0.01)
+                ended = len(doorway.lost)
+                doorway.door.renew(fresh)
+                while len(doorway.lost) < ended + len(callers):  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
         for _ in range(300):
             await asyncio.wait_for(answered.acquire(), 5)
         assert not any(task.done() for task in tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-    assert len(doorway.lost) > len(callers)
+    assert len(doorway.lost) > 4 * len(callers)
 
 
 async def test_a_certificate_that_cannot_be_used_changes_nothing(doorway: Doorway) -> None:
@@ -303,7 +302,10 @@ async def test_a_certificate_that_cannot_be_used_changes_nothing(doorway: Doorwa
     assert await is_well(doorway)
 
 
-async def test_a_caller_shows_its_new_certificate_from_the_next_connection_on(doorway: Doorway) -> None:
+async def test_a_caller_shows_its_new_certificate_from_the_next_connection_on(
+    doorway: Doorway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(door, "_SETTLED", 0.0)
     old = doorway.member("worker")
     fresh = doorway.member("worker")
     with doorway.calling(old) as caller:
@@ -322,7 +324,7 @@ async def test_a_caller_shows_its_new_certificate_from_the_next_connection_on(do
 
 async def test_a_caller_finds_out_why_it_gets_no_connection(doorway: Doorway, caplog: pytest.LogCaptureFixture) -> None:
     meant = home().node().node
-    secret = nng.Secret(doorway.member(), meant)
+    secret = reaching.Secret(doorway.member(), meant)
     caller = RemoteCaller(doorway.address, clock=SystemClock(), max_message=1 << 20, redial=0.05, secret=secret)
     with pytest.raises(Unreachable, match=f"node {doorway.credentials.node} is there, not the one that is meant"):
         await caller.call(GetFleet(), deadline=soon(1.0))

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from certificates import Network, home
 
-from tetherd.drivers.rpc import nng, tls
+from tetherd.drivers.rpc import nng, reaching, sp, tls
 from tetherd.drivers.rpc.explain import explain
 from tetherd.drivers.tcp import mutual
 from tetherd.types import Credentials
@@ -37,7 +37,7 @@ def place(serve: Callable[[socket.socket], None]) -> Iterator[str]:
         thread = threading.Thread(target=accept, daemon=True)
         thread.start()
         port = listener.getsockname()[1]
-        yield f"{nng.TLS}127.0.0.1:{port}"
+        yield f"{reaching.TLS}127.0.0.1:{port}"
         stopped.set()
         with contextlib.suppress(OSError):
             socket.create_connection(("127.0.0.1", port), 1).close()
@@ -48,7 +48,7 @@ def place(serve: Callable[[socket.socket], None]) -> Iterator[str]:
 def listener(credentials: Credentials) -> Iterator[str]:
     """Yield the address of an nng listener that answers nothing."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
-        address = f"{nng.TLS}127.0.0.1:{probe.getsockname()[1]}"
+        address = f"{reaching.TLS}127.0.0.1:{probe.getsockname()[1]}"
     with nng.closing(nng.open_rep(1 << 20)) as found:
         nng.listen(found, address, credentials)
         yield address
@@ -69,8 +69,8 @@ def answering(credentials: Credentials, largest: int = 1 << 20, version: int = 1
     def serve(connection: socket.socket) -> None:
         usual = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG) > 600
         with context.wrap_socket(connection, server_side=True) as secure:
-            secure.sendall(tls.ANSWERS)
-            assert read(secure, len(tls.ASKS)) == tls.ASKS
+            secure.sendall(sp.ANSWERS)
+            assert read(secure, len(sp.ASKS)) == sp.ASKS
             while True:
                 length, number = struct.unpack(">QI", read(secure, 12))
                 read(secure, length - 4)
@@ -108,7 +108,7 @@ def test_it_answers_in_another_version() -> None:
 
 def test_nothing_listens() -> None:
     with socket.create_server(("127.0.0.1", 0)) as probe:
-        address = f"{nng.TLS}127.0.0.1:{probe.getsockname()[1]}"
+        address = f"{reaching.TLS}127.0.0.1:{probe.getsockname()[1]}"
     found = explain(address, home().node())
     assert found.cause == "refused"
     assert "nothing listens" in found.message

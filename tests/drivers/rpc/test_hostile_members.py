@@ -66,9 +66,8 @@ from certificates import home
 from doorway import MAX, Doorway, Hands, attack, code, frame, is_well, join, open_files, soon, wait_closed
 
 from tetherd.drivers.host.clock import SystemClock
-from tetherd.drivers.rpc import nng, tls
+from tetherd.drivers.rpc import door, reaching, sp
 from tetherd.drivers.rpc.door import MAX_EXCESS, MAX_SILENT
-from tetherd.drivers.rpc.handshakes import PATIENCE, Handshakes
 from tetherd.drivers.rpc.remote import RemoteCaller
 from tetherd.drivers.rpc.server import MAX_BAD
 from tetherd.drivers.tcp import mutual
@@ -87,6 +86,11 @@ async def doorway(tmp_path: Path) -> AsyncIterator[Doorway]:
         assert await is_well(made)
 
 
+def nodes(doorway: Doorway) -> list[str]:
+    """Return the node of each connection that there is."""
+    return [guest.node for guest in doorway.door._guests.values()]
+
+
 @pytest.mark.parametrize("hello", [b"\0SP\0\0\x20\0\0", b"\0SP\1\0\x30\0\0", b"HTTP/1.1", b"\xff" * 8])
 async def test_another_protocol_is_not_spoken(doorway: Doorway, hello: bytes) -> None:
     def speak() -> Any:
@@ -99,10 +103,10 @@ async def test_another_protocol_is_not_spoken(doorway: Doorway, hello: bytes) ->
     assert not doorway.contexts
 
 
-@pytest.mark.parametrize("said", [b"", tls.ASKS[:1], tls.ASKS[:7]])
-async def test_who_says_nothing_is_ended(doorway: Doorway, said: bytes) -> None:
-    doorway.door._handshakes = Handshakes({doorway.port}, patience=0.5)
-    assert PATIENCE < 10 - 2
+@pytest.mark.parametrize("said", [b"", sp.ASKS[:1], sp.ASKS[:7]])
+async def test_who_says_nothing_is_ended(doorway: Doorway, said: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert door._GREETING < 10 - 2
+    monkeypatch.setattr(door, "_GREETING", 0.5)
 
     def wait() -> bytes:
         plain = socket.create_connection(("127.0.0.1", doorway.port), 10)
@@ -125,11 +129,11 @@ async def test_who_asks_nothing_keeps_a_few_connections(doorway: Doorway, monkey
     asked = await attack(more[0].ask, frame(GetFleet()))
     assert asked is not None
     async with asyncio.timeout(10):
-        while list(doorway.door._nodes.values()).count(node.node) > MAX_SILENT + 1:  # noqa: ASYNC110
+        while nodes(doorway).count(node.node) > MAX_SILENT + 1:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
     await asyncio.sleep(1.5)  # another look
-    assert list(doorway.door._nodes.values()).count(node.node) == MAX_SILENT + 1
-    assert list(doorway.door._nodes.values()).count(other.node) == MAX_SILENT
+    assert nodes(doorway).count(node.node) == MAX_SILENT + 1
+    assert nodes(doorway).count(other.node) == MAX_SILENT
     assert await attack(more[0].ask, frame(GetFleet(), 2)) is not None, "the one that was used stays"
     assert await attack(few[0].ask, frame(GetFleet())) is not None
     for hands in (*more, *few):
@@ -450,7 +454,7 @@ async def test_a_hundred_thousand_messages_hold_up_nobody(doorway: Doorway) -> N
 
 
 async def test_who_reads_nothing_is_dropped_in_the_end(doorway: Doorway, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tetherd.drivers.rpc.contexts.MAX_UNREAD", 16 << 20)
+    monkeypatch.setattr("tetherd.drivers.rpc.connections.MAX_UNREAD", 16 << 20)
     node = doorway.member()
 
     def gorge() -> None:
@@ -459,7 +463,7 @@ async def test_who_reads_nothing_is_dropped_in_the_end(doorway: Doorway, monkeyp
             for number in range(200):
                 hands.say(frame(GetBlob("x", 0, 1 << 20), number), 0x80000000 + number)  # type: ignore[arg-type]
         until = time.monotonic() + 10
-        while time.monotonic() < until and node.node in doorway.door._nodes.values():
+        while time.monotonic() < until and node.node in nodes(doorway):
             time.sleep(0.02)
         hands.close()
 
@@ -470,7 +474,7 @@ async def test_who_reads_nothing_is_dropped_in_the_end(doorway: Doorway, monkeyp
             await caller.call(GetFleet(), deadline=soon())
             await asyncio.sleep(0.05)
         await gorging
-    assert node.node not in doorway.door._nodes.values()
+    assert node.node not in nodes(doorway)
 
 
 async def test_a_connection_that_ends_as_it_begins_leaves_nothing(doorway: Doorway) -> None:
@@ -482,7 +486,7 @@ async def test_a_connection_that_ends_as_it_begins_leaves_nothing(doorway: Doorw
 
     await attack(touch)
     await asyncio.sleep(1.5)  # nng does not tell of all their ends: a second later they are looked for
-    assert not doorway.door._nodes
+    assert not nodes(doorway)
     await wait_closed(files + 2)
 
 
@@ -515,7 +519,7 @@ async def test_answers_that_nobody_asked_for_are_dropped() -> None:
                 secure.sendall(struct.pack(">QI", len(body) + 4, number) + body)
 
             stream.read(8)
-            secure.sendall(tls.ANSWERS)
+            secure.sendall(sp.ANSWERS)
             first = asked()
             for unknown in (first ^ 1, 0x80000000, 0xFFFFFFFF, first ^ 1):
                 answer(unknown, chunk(666))
@@ -527,8 +531,8 @@ async def test_answers_that_nobody_asked_for_are_dropped() -> None:
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         serving = asyncio.create_task(asyncio.to_thread(serve, listener))
-        address = f"{nng.TLS}127.0.0.1:{listener.getsockname()[1]}"
-        secret = nng.Secret(client, server.node)
+        address = f"{reaching.TLS}127.0.0.1:{listener.getsockname()[1]}"
+        secret = reaching.Secret(client, server.node)
         caller = RemoteCaller(address, clock=SystemClock(), max_message=MAX, secret=secret)
         try:
             for size in (1, 2):

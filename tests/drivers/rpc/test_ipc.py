@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tetherd.drivers.rpc import arena, ipc
+from tetherd.drivers.rpc import arena, connections, ipc, sp
 from tetherd.drivers.rpc.arena import HALF, WORTH, Arena
-from tetherd.drivers.rpc.lane import Lane
+from tetherd.drivers.rpc.lane import Lane, beside
 from tetherd.drivers.rpc.turns import Message, Turn
 from tetherd.errors import BadConfig, InUse, TooLarge
 from tetherd.types import Buffer
@@ -68,7 +68,7 @@ def whole(message: Message) -> tuple[bytes, bytes]:
 async def ask(lane: Lane, *parts: Buffer) -> tuple[bytes, bytes]:
     """Ask from a thread, and copy the answer there."""
     async with asyncio.timeout(10):
-        return await asyncio.to_thread(lambda: whole(lane.exchange(parts, lambda: None)))
+        return await asyncio.to_thread(lambda: whole(lane.exchange(parts, lambda: None, 0.0)))
 
 
 async def told(echo: Echo) -> tuple[str, int]:
@@ -78,14 +78,14 @@ async def told(echo: Echo) -> tuple[str, int]:
 
 @contextlib.contextmanager
 def lane_to(path: Path, limit: int = LIMIT) -> Iterator[Lane]:
-    lane = Lane(path, 1.0, limit)
+    lane = Lane(beside(path), 1.0, limit)
     try:
         yield lane
     finally:
         lane.close()
 
 
-def connect(path: Path, hello: bytes = ipc.ASKS, files: Iterable[int] = ()) -> socket.socket:
+def connect(path: Path, hello: bytes = sp.ASKS, files: Iterable[int] = ()) -> socket.socket:
     raw = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     raw.settimeout(5)
     raw.connect(str(path))
@@ -155,7 +155,7 @@ async def test_a_connection_that_ends_is_told_and_its_thread_woken(path: Path) -
         sign, peer = await told(echo)
         assert sign == "+"
         await echo.taken()
-        lane.close()
+        lane.end()
         with pytest.raises(ConnectionError):
             await waiting
         assert await told(echo) == ("-", peer)
@@ -243,7 +243,7 @@ async def test_memory_that_its_owner_could_take_away_is_refused(path: Path, make
         before = open_files()
         for _ in range(3):
             file = make()
-            raw = await asyncio.to_thread(connect, path, ipc.ASKS, [file])
+            raw = await asyncio.to_thread(connect, path, sp.ASKS, [file])
             os.close(file)
             assert await ended(raw)
         assert open_files() <= before
@@ -252,7 +252,7 @@ async def test_memory_that_its_owner_could_take_away_is_refused(path: Path, make
 async def test_payloads_beyond_the_shared_memory_are_refused(path: Path) -> None:
     with ipc.listening(path, Echo(), LIMIT):
         file = arena.make()
-        raw = await asyncio.to_thread(connect, path, ipc.ASKS, [file])
+        raw = await asyncio.to_thread(connect, path, sp.ASKS, [file])
         os.close(file)
         raw.sendall(HEAD.pack(2, 4 + 8, LAST | 1) + struct.pack(">Q", HALF + 1))
         assert await ended(raw)
@@ -261,7 +261,7 @@ async def test_payloads_beyond_the_shared_memory_are_refused(path: Path) -> None
 async def test_a_peer_that_reads_nothing_is_bounded_and_then_dropped(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ipc, "_STALLED", 0.2)
+    monkeypatch.setattr(connections, "_STALLED", 0.2)
     echo = Echo()
     with ipc.listening(path, echo, LIMIT), lane_to(path) as lane:
         raw = await asyncio.to_thread(connect, path)
@@ -297,7 +297,7 @@ async def test_a_slow_reader_gets_everything_in_order(path: Path) -> None:
 
 
 async def test_a_peer_may_only_park_so_much(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ipc, "_MAX_PARKED", 3)
+    monkeypatch.setattr(connections, "_MAX_PARKED", 3)
     echo = Echo()
     echo.hold = True
     with ipc.listening(path, echo, LIMIT):
@@ -368,7 +368,7 @@ def messages() -> st.SearchStrategy[list[tuple[int, bytes]]]:
 @given(messages(), st.lists(st.integers(1, 100_000), min_size=1, max_size=20))
 def test_messages_are_cut_the_same_however_they_arrive(sent: list[tuple[int, bytes]], pieces: list[int]) -> None:
     stream = b"".join(HEAD.pack(1, 4 + len(frame), number) + frame for number, frame in sent)
-    reader, at, turn, got = ipc.Reader(LIMIT), 0, 0, []
+    reader, at, turn, got = sp.Reader(LIMIT), 0, 0, []
     least = len(stream) // 1000  # a long one in single bytes would show no more, and take seconds
     while at < len(stream):
         room = reader.room()
@@ -383,10 +383,10 @@ def test_messages_are_cut_the_same_however_they_arrive(sent: list[tuple[int, byt
 
 @given(st.binary(max_size=200))
 def test_no_bytes_make_the_reader_do_anything_but_wait_or_refuse(data: bytes) -> None:
-    reader = ipc.Reader(LIMIT)
+    reader = sp.Reader(LIMIT)
     reader.room()[: len(data)] = data
     reader.received(len(data))
-    with contextlib.suppress(ipc.Broken):
+    with contextlib.suppress(sp.Broken):
         while reader.next():
             pass
         assert len(reader.room()) > 0

@@ -14,7 +14,7 @@ import pytest
 from certificates import home
 from doorway import Hands
 
-from tetherd.drivers.rpc import nng
+from tetherd.drivers.rpc import nng, reaching
 from tetherd.errors import BadConfig, TetherError
 from tetherd.types import Credentials
 
@@ -112,7 +112,7 @@ def open_door(port: int, credentials: Credentials) -> Iterator[tuple[Any, Simple
 
     with nng.closing(nng.open_rep(1 << 20)) as server:
         nng.guard(server, welcome)
-        nng.listen(server, f"{nng.TLS}127.0.0.1:{port}", credentials)
+        nng.listen(server, f"{reaching.TLS}127.0.0.1:{port}", credentials)
         yield server, came
 
 
@@ -122,7 +122,7 @@ def dialling(port: int, credentials: Credentials, node: str) -> Iterator[threadi
     with nng.closing(nng.open_req(1 << 20, node)) as client:
         connected = threading.Event()
         client.add_post_pipe_connect_cb(lambda _: connected.set())  # the socket lists those too that it refuses
-        nng.dial(client, f"{nng.TLS}127.0.0.1:{port}", nng.Secret(credentials, node))
+        nng.dial(client, f"{reaching.TLS}127.0.0.1:{port}", reaching.Secret(credentials, node))
         yield connected
 
 
@@ -169,7 +169,7 @@ def test_a_check_that_fails_admits_nobody(port: int) -> None:
 
     with nng.closing(nng.open_rep(1 << 20)) as found:
         nng.guard(found, fail)
-        nng.listen(found, f"{nng.TLS}127.0.0.1:{port}", server)
+        nng.listen(found, f"{reaching.TLS}127.0.0.1:{port}", server)
         with dialling(port, home().node(), server.node):
             first = asked.get(timeout=5)
             while asked.get(timeout=5) == first:
@@ -182,14 +182,14 @@ def test_credentials_are_for_tls_and_tls_is_with_credentials(kind: str) -> None:
     with nng.closing(nng.open_rep(1 << 20)) as found, pytest.raises(BadConfig, match="between hosts"):
         nng.listen(found, kind, home().node())
     with nng.closing(nng.open_rep(1 << 20)) as found, pytest.raises(BadConfig, match="between hosts"):
-        nng.listen(found, f"{nng.TLS}127.0.0.1:0")
+        nng.listen(found, f"{reaching.TLS}127.0.0.1:0")
     with nng.closing(nng.open_req(1 << 20)) as found, pytest.raises(BadConfig, match="between hosts"):
-        nng.dial(found, f"{nng.TLS}127.0.0.1:1")
+        nng.dial(found, f"{reaching.TLS}127.0.0.1:1")
 
 
 def test_a_dial_says_whom_it_means() -> None:
     with nng.closing(nng.open_req(1 << 20)) as found, pytest.raises(BadConfig, match="which node"):
-        nng.dial(found, f"{nng.TLS}127.0.0.1:1", nng.Secret(home().node(), ""))
+        nng.dial(found, f"{reaching.TLS}127.0.0.1:1", reaching.Secret(home().node(), ""))
 
 
 @pytest.mark.parametrize("field", ["key_pem", "chain_pem", "roots_pem"])
@@ -197,7 +197,7 @@ def test_credentials_that_cannot_be_read_are_refused(field: str) -> None:
     good = home().node()
     spoilt = msgspec.structs.replace(good, **{field: "-----BEGIN NONSENSE-----"})
     with nng.closing(nng.open_rep(1 << 20)) as found, pytest.raises(BadConfig, match="cannot be used"):
-        nng.listen(found, f"{nng.TLS}127.0.0.1:0", spoilt)
+        nng.listen(found, f"{reaching.TLS}127.0.0.1:0", spoilt)
 
 
 def test_connections_that_ended_as_they_began_are_found_by_one_thread(port: int) -> None:

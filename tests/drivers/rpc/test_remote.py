@@ -1,18 +1,22 @@
 """What a caller makes of servers that answer, go, come back and say nothing."""
 
 import asyncio
+import contextlib
 import gc
 import time
+from collections.abc import AsyncIterator
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
+import uvloop
 from certificates import home
 from desks import MAX, Desk, blob, calling, free_port, manifest, serving, silence, soon, tensor, within
 from doorway import Doorway
 
 from tetherd.drivers.host.clock import SystemClock
 from tetherd.drivers.rpc import nng
-from tetherd.drivers.rpc.nng import Secret
+from tetherd.drivers.rpc.reaching import Secret
 from tetherd.drivers.rpc.remote import RemoteCaller
 from tetherd.drivers.rpc.server import Server
 from tetherd.errors import (
@@ -157,8 +161,28 @@ async def test_who_moves_as_it_connects_does_not_stay_where_it_was(place: Path) 
                 assert len(desk.contexts) == 1
 
 
+@contextlib.asynccontextmanager
+async def elsewhere(place: Path) -> AsyncIterator[Doorway]:
+    """A doorway on an event loop of its own."""
+    opened: Future[tuple[Doorway, asyncio.AbstractEventLoop, asyncio.Event]] = Future()
+
+    async def run() -> None:
+        async with Doorway(place).open() as doorway:
+            over = asyncio.Event()
+            opened.set_result((doorway, asyncio.get_running_loop(), over))
+            await over.wait()
+
+    running = asyncio.create_task(asyncio.to_thread(uvloop.run, run()))
+    doorway, loop, over = await asyncio.wrap_future(opened)
+    try:
+        yield doorway
+    finally:
+        loop.call_soon_threadsafe(over.set)
+        await running
+
+
 async def test_who_renews_as_it_connects_appears_as_who_it_is_now(tmp_path: Path) -> None:
-    async with Doorway(tmp_path).open() as doorway:
+    async with elsewhere(tmp_path) as doorway:
         old, fresh = doorway.member(), doorway.member()
         with doorway.calling(old) as caller:
             connect_unheard(caller)
@@ -169,7 +193,7 @@ async def test_who_renews_as_it_connects_appears_as_who_it_is_now(tmp_path: Path
 
 
 async def test_who_renews_as_it_connects_again_appears_as_who_it_is_now(tmp_path: Path) -> None:
-    async with Doorway(tmp_path).open() as doorway:
+    async with elsewhere(tmp_path) as doorway:
         old, fresh = doorway.member(), doorway.member()
         with doorway.calling(old) as caller:
             await caller.call(GetFleet(), deadline=soon())

@@ -12,7 +12,7 @@ from doorway import MAX, Doorway, soon
 from tetherd.drivers.host.clock import SystemClock
 from tetherd.drivers.host.descriptors import borrowed, sockets
 from tetherd.drivers.rpc import silence
-from tetherd.drivers.rpc.nng import Secret
+from tetherd.drivers.rpc.reaching import Secret
 from tetherd.drivers.rpc.remote import RemoteCaller
 from tetherd.wire.messages import GetFleet
 
@@ -36,10 +36,10 @@ def pair(request: pytest.FixtureRequest) -> Iterator[tuple[socket.socket, socket
 def test_the_connection_from_there_is_bounded_and_no_other(pair: tuple[socket.socket, socket.socket]) -> None:
     near, far = pair
     before = bounds(far)
-    silence.bound(*near.getsockname()[:2])
+    silence.bound_from(*near.getsockname()[:2])
     assert bounds(near) == (4000, 2, 1)
     assert bounds(far) == before
-    silence.bound("127.0.0.1", 1)  # nobody's
+    silence.bound_from("127.0.0.1", 1)  # nobody's
 
 
 async def test_whoever_calls_another_host_bounds_its_silence(tmp_path: Path) -> None:

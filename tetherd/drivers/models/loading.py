@@ -11,7 +11,7 @@ from tetherd.drivers.engines.onnx import OnnxEngine
 from tetherd.drivers.models.origins import ManagerOrigin
 from tetherd.drivers.models.unpack import Unpacked, prune, unpack
 from tetherd.drivers.rpc.blocking import BlockingCaller
-from tetherd.drivers.rpc.nng import Secret
+from tetherd.drivers.rpc.reaching import Secret
 from tetherd.errors import Unavailable
 from tetherd.types import Seconds
 from tetherd.wire.assignments import Assignment

@@ -7,14 +7,20 @@ them.
 import asyncio
 import contextlib
 import logging
+import ssl
 from collections import Counter
 from collections.abc import AsyncIterator
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, NamedTuple
 
 from tetherd.drivers.host import descriptors
-from tetherd.drivers.rpc import contexts, nng, tls
-from tetherd.drivers.rpc.handshakes import Handshakes
+from tetherd.drivers.rpc import silence, sp, tls
+from tetherd.drivers.rpc.connections import Connection
+from tetherd.drivers.rpc.reaching import TLS
+from tetherd.drivers.rpc.secure import Secure
 from tetherd.drivers.rpc.turns import Desk, Turn
+from tetherd.drivers.tcp import mutual
+from tetherd.drivers.tcp.reception import Reception, until
 from tetherd.errors import PermissionDenied, QueueFull, TetherError
 from tetherd.policy.admission import Admission
 from tetherd.ports import Clock
@@ -33,12 +39,12 @@ MAX_SILENT: Final = 16
 
 _SILENCE: Final[Seconds] = 10.0
 _TICK: Final[Seconds] = 1.0
-_HURRY: Final[Seconds] = 0.2
+_GREETING: Final[Seconds] = 5.0
+_SETTLED: Final[Seconds] = 0.2
 _LINGER: Final[Seconds] = 0.25
 _HELD: Final[Seconds] = 1.0
 _QUARANTINED: Final[Seconds] = 60.0
 _AUDITED: Final = 1024
-_ASKED_AGAIN: Final = 16
 
 _log = logging.getLogger("tetherd.rpc")
 
@@ -56,46 +62,40 @@ class Door:
         self._admission = admission
         self._clock = clock
         self._codec = Codec()
-        self._socket: Any = None
-        self._listener: Any = None
-        self._nodes: dict[int, str] = {}  # by connection; written on nng's threads
-        self._remotes: dict[int, tuple[str, int]] = {}  # by connection; written by the sweep
+        self._guests: dict[int, _Guest] = {}  # by connection
         self._held: dict[int, Seconds] = {}  # connections that are not heard, and since when
         self._silent: dict[int, Seconds] = {}  # connections on which nothing was asked yet, and since when
-        self._sweeps = 0
         self._excess: Counter[int] = Counter()
         self._audited: dict[tuple[str, str], Seconds] = {}
-        self._handshakes = Handshakes({tls.target(address)[1]})
 
     @contextlib.asynccontextmanager
     async def open(self, desk: Desk, limit: int) -> AsyncIterator[None]:
         """Have ``desk`` answer members. Raises BadConfig when strangers could come in or members could not, InUse."""
         self._most = min(MAX_CONNECTIONS, descriptors.share().limit // 4)
         self._desk = desk
-        self._socket = nng.open_rep(limit)
-        nng.guard(self._socket, self._welcome)
-        with contexts.answering(self._socket, self, limit):
-            self._listen()
+        self._limit = limit
+        self._context = mutual.listening(self._credentials)
+        reception = Reception(self._address.removeprefix(TLS), "cluster.listen", lambda: self._context, self._meet)
+        async with reception.open():
             await asyncio.to_thread(tls.prove, self._address, self._credentials)
             watch = asyncio.create_task(self._watch())
             try:
                 yield
             finally:
                 watch.cancel()
+                for guest in list(self._guests.values()):
+                    guest.connection.close()
 
     def renew(self, credentials: Credentials) -> None:
         """Show another certificate from now on; connections end, and come again. Raises BadConfig before any does."""
-        nng.set_credentials(self._socket, credentials)
+        self._context = mutual.listening(credentials)
         self._credentials = credentials
-        if self._listener is not None:
-            self._listener.close()
-        self._listener = None
-        self._listen()
+        for guest in list(self._guests.values()):
+            self._outdate(guest)
 
     def arrivals(self) -> list[tuple[str, str, int]]:
-        """Return node, host and port at the other end of each connection that is heard; a new one after a second."""
-        found, held = self._remotes, self._held
-        return [(node, *found[peer]) for peer, node in list(self._nodes.items()) if peer in found and peer not in held]
+        """Return node, host and port at the other end of each connection that is heard."""
+        return [(guest.node, *guest.remote) for peer, guest in self._guests.items() if peer not in self._held]
 
     def permit(self, node: str, kind: type[Request[Any]]) -> None:
         """Raise PermissionDenied unless a node may send such requests."""
@@ -113,7 +113,7 @@ class Door:
 
     def greet(self, peer: int) -> None:
         """Note a connection that began, and decide whether it will be heard."""
-        node, now = self._nodes.get(peer, ""), self._clock.monotonic()
+        node, now = self._node(peer), self._clock.monotonic()
         if refusal := self._admission.refusal(node, now):
             self._held[peer] = now
             self._admission.reject(node, now)
@@ -123,12 +123,12 @@ class Door:
 
     def begin(self, turn: Turn, data: Buffer, peer: int) -> None:
         """Pass a member's request on to the desk; refuse another's."""
-        turn.node, now = self._nodes.get(peer, ""), self._clock.monotonic()
+        turn.node, now = self._node(peer), self._clock.monotonic()
         self._silent.pop(peer, None)
         if refusal := self._admission.refusal(turn.node, now):
             self._refuse(turn, refusal)
             if not self._admission.is_quarantined(turn.node, now):
-                asyncio.get_running_loop().call_later(_LINGER, nng.close_pipe, self._socket, peer)
+                asyncio.get_running_loop().call_later(_LINGER, self._close, peer)
             return
         try:
             self._admission.spend(turn.node, now)
@@ -143,7 +143,7 @@ class Door:
 
     def forget(self, peer: int) -> None:
         """Drop a connection that ended."""
-        self._nodes.pop(peer, None)
+        self._guests.pop(peer, None)
         self._held.pop(peer, None)
         self._silent.pop(peer, None)
         self._excess.pop(peer, None)
@@ -152,35 +152,63 @@ class Door:
     def _refuse(self, turn: Turn, error: TetherError) -> None:
         turn.answer(self._codec.encode(FAILURE, Header(0), error.failure()))
 
-    def _welcome(self, peer: int, node: str) -> bool:
-        """Let a connection in if its certificate names a node. Called on nng's threads, twice for each."""
-        others = sum(known == node for other, known in list(self._nodes.items()) if other != peer)
-        if not node or others >= self._most:
-            return False
-        self._nodes[peer] = node
-        return True
+    # --- who comes in ------------------------------------------------------------------------------------------------
+
+    async def _meet(self, found: ssl.SSLSocket) -> None:
+        """Hear whoever has shown a certificate of this network, until the connection ends."""
+        try:
+            node = mutual.peer(found)
+            remote = found.getpeername()[:2]
+        except (PermissionDenied, OSError):
+            return
+        if sum(guest.node == node for guest in self._guests.values()) >= self._most:
+            return
+        silence.bound(found)
+        async with asyncio.timeout(_GREETING):
+            await _greet(found)
+        ended = asyncio.Event()
+        reader = sp.Reader(self._limit, between=True)
+        line = Secure(found)
+        connection = Connection(line, reader, self, self._limit, lambda _: ended.set(), between=True)
+        host, port = remote
+        guest = _Guest(node, (host.partition("%")[0], port), connection, self._clock.monotonic())
+        self._guests[connection.peer] = guest
+        try:
+            connection.start()
+            if found.context is not self._context:  # which changed while it shook hands
+                self._outdate(guest)
+            await ended.wait()
+        finally:
+            connection.close()
+
+    def _outdate(self, guest: "_Guest") -> None:
+        """End a connection whose certificates are those of before.
+
+        Not as it begins: nng takes a connection for made as soon as our certificate has come, and one that ends in that
+        moment for one that lasts.
+        """
+        left = guest.since + _SETTLED - self._clock.monotonic()
+        if left > 0:
+            asyncio.get_running_loop().call_later(left, guest.connection.close)
+        else:
+            guest.connection.close()
+
+    def _node(self, peer: int) -> str:
+        return self._guests[peer].node
+
+    def _close(self, peer: int) -> None:
+        if guest := self._guests.get(peer):
+            guest.connection.close()
 
     # --- every second ------------------------------------------------------------------------------------------------
 
     async def _watch(self) -> None:
-        pause = _TICK
         while True:
-            await asyncio.sleep(pause)
-            try:
-                pause = _HURRY if await self._tick(self._clock.monotonic()) else _TICK
-            except Exception:
-                _log.exception("the watch over connections failed; it goes on")
-
-    async def _tick(self, now: Seconds) -> int:
-        if self._listener is None:
-            self._listen()  # the address was taken while the certificate changed
-        for peer, node in list(self._nodes.items()):
-            self._review(peer, node, now)
-        self._end_silent(now)
-        ended = await asyncio.to_thread(self._sweep, now)
-        if ended:
-            _log.info("ended %d handshakes that took too long or were too many", ended)
-        return ended
+            await asyncio.sleep(_TICK)
+            now = self._clock.monotonic()
+            for peer, guest in list(self._guests.items()):
+                self._review(peer, guest.node, now)
+            self._end_silent(now)
 
     def _review(self, peer: int, node: str, now: Seconds) -> None:
         refusal = self._admission.refusal(node, now)
@@ -188,32 +216,18 @@ class Door:
             self._held.pop(peer, None)
         elif peer not in self._held:
             _log.warning("closing a connection", extra={"peer_node": node, "reason": refusal.message})
-            nng.close_pipe(self._socket, peer)
+            self._close(peer)
         elif now - self._held[peer] > (_QUARANTINED if self._admission.is_quarantined(node, now) else _HELD):
-            nng.close_pipe(self._socket, peer)
+            self._close(peer)
 
     def _end_silent(self, now: Seconds) -> None:
         """Close what a node opened and never used: a few wait for something to ask, more only take places."""
-        spare = Counter(self._nodes.get(peer, "") for peer in self._silent)
+        spare = Counter(self._node(peer) for peer in self._silent)
         for peer, since in list(self._silent.items()):
-            node = self._nodes.get(peer, "")
+            node = self._node(peer)
             if spare[node] > MAX_SILENT and now - since >= _SILENCE:
                 spare[node] -= 1
-                nng.close_pipe(self._socket, peer)
-
-    def _sweep(self, now: Seconds) -> int:
-        # A connection keeps its other end, and to ask for it takes longer than all the rest. One in so many is asked
-        # again all the same: nng misses some ends, and what has ended has no other end.
-        self._sweeps += 1
-        known = {peer: at for peer, at in self._remotes.items() if (peer + self._sweeps) % _ASKED_AGAIN}
-        remotes = {pipe.id: known.get(pipe.id) or nng.remote_of(pipe) for pipe in self._socket.pipes}
-        for peer in self._remotes.keys() & {peer for peer, remote in remotes.items() if remote is None}:
-            nng.close_pipe(self._socket, peer)
-        self._remotes = {peer: remote for peer, remote in remotes.items() if remote}
-        return self._handshakes.sweep(now, set(self._remotes.values()))
-
-    def _listen(self) -> None:
-        self._listener = nng.listen(self._socket, self._address, self._credentials)
+                self._close(peer)
 
     def _audit(self, node: str, method: str, error: PermissionDenied) -> None:
         now = self._clock.monotonic()
@@ -223,3 +237,25 @@ class Door:
         if len(self._audited) > _AUDITED:
             del self._audited[next(iter(self._audited))]
         _log.warning("refused a call", extra={"peer_node": node, "method": method, "reason": error.message})
+
+
+class _Guest(NamedTuple):
+    """A connection, the node at its other end, its host and port, and since when."""
+
+    node: str
+    remote: tuple[str, int]
+    connection: Connection
+    since: Seconds
+
+
+async def _greet(found: ssl.SSLSocket) -> None:
+    """Say that we answer, and hear that it asks. Raises OSError."""
+    await until(found, partial(found.send, sp.ANSWERS))
+    heard = b""
+    while len(heard) < len(sp.ASKS):
+        part = await until(found, partial(found.recv, len(sp.ASKS) - len(heard)))
+        if not part:
+            raise ConnectionResetError("it said nothing")
+        heard += part
+    if heard != sp.ASKS:
+        raise ConnectionResetError("it speaks another protocol")

@@ -15,7 +15,7 @@ from typing import Final, Self
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
-from tetherd.drivers.rpc import tls
+from tetherd.drivers.rpc import reaching, sp, tls
 from tetherd.drivers.tcp import mutual
 from tetherd.drivers.tcp.names import find
 from tetherd.errors import TetherError
@@ -59,7 +59,7 @@ def explain(address: str, credentials: Credentials, expected: str = "", roster: 
     Blocks for a few times ``tls.PATIENCE`` at most, and never raises for what the other side does.
     """
     try:
-        place = tls.target(address)
+        place = reaching.target(address)
     except TetherError as error:
         return Finding("address", error.message, error.fix)
     try:
@@ -264,9 +264,9 @@ class _Line:
             stack.enter_context(self._plain)
             self._secure = stack.enter_context(self._context.wrap_socket(self._plain))
             # Read first: what is sent to somebody who has hung up makes the network drop what he said before.
-            if self._exactly(len(tls.ANSWERS)) != tls.ANSWERS:
+            if self._exactly(len(sp.ANSWERS)) != sp.ANSWERS:
                 raise _Found("no-tls", "it speaks another protocol over TLS: it is no Tether node")
-            self._secure.sendall(tls.ASKS)
+            self._secure.sendall(sp.ASKS)
             stack.pop_all()
         return self
 

@@ -10,17 +10,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from queue import SimpleQueue
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import pynng
 from pynng import ffi, lib
 
 from tetherd.drivers.rpc import silence
+from tetherd.drivers.rpc.reaching import TLS, Secret
 from tetherd.errors import BadConfig, Internal, InUse, PermissionDenied
 from tetherd.types import Credentials, Seconds, is_node_id
-
-TLS: Final = "tls+tcp://"
-"""How addresses between hosts begin: both ends show certificates."""
 
 _SETTLED: Final[Seconds] = 1.0
 # nng waits for any part of it: whoever is back is dialled within a second, and who stays away costs next to nothing.
@@ -71,13 +69,6 @@ def _bounded(socket: Any, max_message: int) -> Any:
         socket.close()
         raise Internal("nng did not take the limit on message size, or keepalive")
     return socket
-
-
-class Secret(NamedTuple):
-    """What a dial over TLS needs beside the address: who dials, and the node that it means to reach."""
-
-    credentials: Credentials
-    node: str
 
 
 def listen(socket: Any, address: str, credentials: Credentials | None = None) -> Any:
@@ -278,7 +269,7 @@ def guard(socket: Any, welcome: Callable[[int, str], bool]) -> None:
 def _bound_silence(pipe: Any) -> None:
     with contextlib.suppress(pynng.exceptions.NNGException):  # it has ended by itself
         host, _, port = str(pipe.local_address).rpartition(":")
-        silence.bound(host.strip("[]"), int(port))
+        silence.bound_from(host.strip("[]"), int(port))
 
 
 def remote_of(pipe: Any) -> tuple[str, int] | None:

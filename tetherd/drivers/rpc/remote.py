@@ -13,8 +13,7 @@ from typing import Any, Final, TypeVar
 
 from tetherd.drivers.rpc import nng, nng_operations
 from tetherd.drivers.rpc.explain import explain
-from tetherd.drivers.rpc.nng import Secret
-from tetherd.drivers.rpc.reaching import ATTEMPTS, CONNECT, REDIAL, unreachable
+from tetherd.drivers.rpc.reaching import ATTEMPTS, CONNECT, REDIAL, Secret, unreachable
 from tetherd.errors import DeadlineExceeded, TetherError, revive
 from tetherd.ports import Clock
 from tetherd.types import Buffer, Credentials, Seconds

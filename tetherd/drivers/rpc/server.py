@@ -13,10 +13,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from tetherd.drivers.rpc import contexts, ipc, nng
+from tetherd.drivers.rpc import ipc
 from tetherd.drivers.rpc.door import Door
 from tetherd.drivers.rpc.once import Once
-from tetherd.drivers.rpc.reaching import IPC
+from tetherd.drivers.rpc.reaching import IPC, TCP
 from tetherd.drivers.rpc.turns import Turn
 from tetherd.errors import (
     BadFrame,
@@ -94,13 +94,12 @@ class Server:
     def _listening(self) -> Iterator[None]:
         """Listen to the other processes of this host."""
         if self._address.startswith(IPC):
-            with ipc.listening(Path(self._address.removeprefix(IPC)), self, self._max_message):
-                yield
+            found = ipc.listening(Path(self._address.removeprefix(IPC)), self, self._max_message)
         else:
-            socket = nng.open_rep(self._max_message)
-            with contexts.answering(socket, self, self._max_message):
-                nng.listen(socket, self._address)
-                yield
+            host, _, port = self._address.removeprefix(TCP).rpartition(":")
+            found = ipc.listening_on(host.strip("[]"), int(port), self, self._max_message)
+        with found:
+            yield
 
     def begin(self, turn: Turn, data: Buffer, peer: int) -> None:
         """Start to answer a request."""
@@ -145,7 +144,7 @@ class Server:
         if task := self._calls.get(peer, {}).get(call):
             task.cancel()
         else:
-            # nng's threads may hand us a cancel before the call it is meant for.
+            # A caller's threads may have sent the cancel before the call it is meant for.
             _remember(self._unwanted, (peer, call))
 
     def _end(self, turn: Turn, peer: int, call: int, task: asyncio.Task[None]) -> None:

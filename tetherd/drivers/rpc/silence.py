@@ -1,4 +1,4 @@
-"""Has the kernel end connections over which nothing gets through any more: no network says so, and nng never asks.
+"""Has the kernel end connections over which nothing gets through any more: no network says so, and nobody asks.
 
 Of a connection that carries something, it is the other host's kernel that has to be heard: a large message on a slow
 line takes its time, and a busy process may.
@@ -17,18 +17,23 @@ BOUND: Final[Seconds] = 4.0
 _OPTIONS: Final = {"TCP_USER_TIMEOUT": int(BOUND * 1000), "TCP_KEEPIDLE": 2, "TCP_KEEPINTVL": 1, "TCP_KEEPCNT": 2}
 
 
-def bound(host: str, port: int) -> None:
-    """Bound the silence on this process's connection from an address of this host and a port.
+def bound(found: socket.socket) -> None:
+    """Bound the silence on a connection."""
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in _OPTIONS.items():
+        if hasattr(socket, name):
+            found.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+def bound_from(host: str, port: int) -> None:
+    """Bound the silence on this process's connection from an address of this host and a port, which is nng's.
 
     Blocks for microseconds per socket that is open. Nothing happens where the connection has ended.
     """
     for inode, number in sockets().items():
         with contextlib.suppress(OSError), borrowed(inode, number) as found:
             if _is_from(found, host, port):
-                found.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-                for name, value in _OPTIONS.items():
-                    if hasattr(socket, name):
-                        found.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+                bound(found)
 
 
 def _is_from(found: socket.socket, host: str, port: int) -> bool:

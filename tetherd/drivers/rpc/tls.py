@@ -6,26 +6,15 @@ import time
 from typing import Final
 
 from tetherd.drivers.identity import certificates
-from tetherd.drivers.rpc import nng
+from tetherd.drivers.rpc.reaching import target
+from tetherd.drivers.rpc.sp import ANSWERS, ASKS
 from tetherd.drivers.tcp import mutual
 from tetherd.errors import BadConfig
 from tetherd.types import Credentials, Seconds
 
 PATIENCE: Final[Seconds] = 5.0
 
-ASKS: Final = b"\0SP\0\0\x30\0\0"
-ANSWERS: Final = b"\0SP\0\0\x31\0\0"
-"""What either side of a request protocol says first."""
-
 _ANY: Final = {"": "127.0.0.1", "*": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
-
-
-def target(address: str) -> tuple[str, int]:
-    """Return host and port of a ``tls+tcp://`` address. Raises BadConfig."""
-    host, _, port = address.removeprefix(nng.TLS).rpartition(":")
-    if not address.startswith(nng.TLS) or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise BadConfig(f"{address!r} is no address between hosts", fix=f"write {nng.TLS}HOST:7443")
-    return host.strip("[]"), int(port)
 
 
 def prove(address: str, credentials: Credentials) -> None:
@@ -45,7 +34,7 @@ def prove(address: str, credentials: Credentials) -> None:
         if _takes(place, context):
             raise BadConfig(
                 f"{address} takes connections with {who}: it would let anybody in",
-                fix="do not use this installation; reinstall Tether with its own release of pynng",
+                fix="do not use this installation; reinstall Tether with another build of Python",
             )
 
 

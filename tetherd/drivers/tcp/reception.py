@@ -8,7 +8,7 @@ import contextlib
 import logging
 import socket
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final, TypeVar
 
 from tetherd.drivers.host import memory
@@ -52,10 +52,21 @@ class Reception:
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Listen, call ``ready``, and serve until cancelled. Raises InUse, BadConfig."""
+        async with self.open():
+            ready()
+            await asyncio.get_running_loop().create_future()
+
+    @contextlib.asynccontextmanager
+    async def open(self) -> AsyncIterator[None]:
+        """Listen and serve meanwhile. Raises InUse, BadConfig."""
         with contextlib.closing(Lobby(self._listen, self._key, self._patience, _hello)) as lobby:
             self.address = lobby.address
-            ready()
-            await lobby.attend(self._receive)
+            serving = asyncio.create_task(lobby.attend(self._receive))
+            try:
+                yield
+            finally:
+                serving.cancel()
+                await asyncio.wait([serving])
 
     async def _receive(self, raw: socket.socket) -> None:
         connection = raw

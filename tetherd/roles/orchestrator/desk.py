@@ -292,9 +292,9 @@ class Desk:
     def lose(self, peer: int) -> None:
         """Take back what the runners behind a connection hold, now that it has ended.
 
-        On this host it ends with its process. The slots of one runner have connections of their own there, and the
-        first to end is the word of its end: its other slots must not be handed the work that is taken back. A runner
-        of another host has one connection, and some time to come back with what it holds.
+        The slots of one runner have connections of their own. On this host these end with its process, and the first to
+        end is the word of its end: its other slots must not be handed the work that is taken back. A slot on another
+        host has some time to come back with what it holds.
         """
         held = self.leases()
         known: list[Seat | Lease] = [*held, *(seat for lane in self for seat in lane.parked)]
@@ -326,12 +326,12 @@ class Desk:
         self.take_back(lease, "its lease ran out")
 
     def _compare(self, take: Take, context: Context) -> None:
-        """Find out what became of the batches that a runner of another host was handed on an earlier connection.
+        """Find out what became of the batch that a slot on another host was handed on an earlier connection.
 
-        It has one at a time, so none but the one of this offer counts. What it does not hold never reached it.
+        It has one at a time, so none but the one of this offer counts. What the runner does not hold never reached it.
         """
         lane = self.lane(take)
-        earlier = partial(_is_earlier, take.runner, context)
+        earlier = partial(_is_earlier, take, context)
         lane.withdraw(earlier)
         for lease in [lease for lease in lane.leases.values() if earlier(lease)]:
             if lease.id in take.held:
@@ -411,6 +411,6 @@ class Desk:
         return lane
 
 
-def _is_earlier(runner: str, context: Context, one: Seat | Lease) -> bool:
-    """Whether a runner of another host had an offer or a batch on another connection than its present one."""
-    return (one.runner, one.node) == (runner, context.node) and one.peer != context.peer
+def _is_earlier(take: Take, context: Context, one: Seat | Lease) -> bool:
+    """Whether a slot on another host had an offer or a batch on another connection than its present one."""
+    return (one.runner, one.slot, one.node) == (take.runner, take.slot, context.node) and one.peer != context.peer

@@ -38,6 +38,11 @@ class Seat:
         return self.take.runner
 
     @property
+    def slot(self) -> int:
+        """Return which of its slots does."""
+        return self.take.slot
+
+    @property
     def runner_busy(self) -> int:
         """Return how many rows the runner holds."""
         return self.lane.held.get(self.take.runner, 0)
@@ -51,12 +56,26 @@ class Seat:
 class Lease:
     """A batch that a runner holds: its jobs, and until when it must be back."""
 
-    __slots__ = ("deadline", "handed", "id", "jobs", "lane", "missed", "node", "peer", "rows", "runner", "worker")
+    __slots__ = (
+        "deadline",
+        "handed",
+        "id",
+        "jobs",
+        "lane",
+        "missed",
+        "node",
+        "peer",
+        "rows",
+        "runner",
+        "slot",
+        "worker",
+    )
 
     def __init__(self, identity: int, seat: Seat, jobs: list[Job], handed: Seconds, deadline: Seconds) -> None:
         self.id = identity
         self.lane = seat.lane
         self.runner = seat.take.runner
+        self.slot = seat.take.slot
         self.worker = seat.worker
         self.peer = seat.peer
         self.node = seat.node
