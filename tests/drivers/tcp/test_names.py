@@ -1,6 +1,7 @@
 """What names stand for, and what becomes of those for which nobody answers."""
 
 import asyncio
+import contextlib
 import socket
 import subprocess
 import sys
@@ -73,3 +74,34 @@ look_up("host.deaf", 7443)
 
 def test_a_process_ends_while_it_looks_a_name_up() -> None:
     subprocess.run([sys.executable, "-c", CHILD], check=True, timeout=20)
+
+
+def test_it_connects_to_the_first_address_that_takes_a_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_server(("127.0.0.1", 0)) as gone:
+        port, closed = listener.getsockname()[1], gone.getsockname()[1]
+        gone.close()
+        places = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", number)) for number in (closed, port)]
+        monkeypatch.setattr(names, "find", lambda *_: places)
+        with names.connect("two", 1, 5.0, 700) as found:
+            assert found.getpeername()[1] == port
+            assert found.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG) <= 700
+        monkeypatch.setattr(names, "find", lambda *_: places[:1])
+        with pytest.raises(ConnectionRefusedError):
+            names.connect("one", 1, 5.0)
+        monkeypatch.setattr(names, "find", lambda *_: [])
+        with pytest.raises(OSError, match="no address"):
+            names.connect("none", 1, 5.0)
+
+
+def test_an_address_that_says_nothing_leaves_time_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    with contextlib.ExitStack() as stack:
+        full = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        for _ in range(8):  # more than it keeps until they are accepted
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(full.getsockname())
+        places = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", found.getsockname()) for found in (full, listener)]
+        monkeypatch.setattr(names, "find", lambda *_: places)
+        with names.connect("two", 1, 1.0) as found:
+            assert found.getpeername() == listener.getsockname()

@@ -6,7 +6,6 @@ Blocking. The key never leaves; the token's secret is proven, not sent. Every st
 import hashlib
 import http.client
 import io
-import socket
 import ssl
 import time
 from collections.abc import Callable, Sequence
@@ -17,7 +16,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from tetherd.drivers.identity.certificates import pem, spki_of
-from tetherd.drivers.tcp.names import find
+from tetherd.drivers.tcp.names import connect
 from tetherd.errors import (
     MALFORMED,
     BadRoster,
@@ -160,7 +159,7 @@ class _Line:
 
     def __enter__(self) -> Self:
         try:
-            plain = _connect(self._host.strip("[]"), int(self._port), self._deadline)
+            plain = connect(self._host.strip("[]"), int(self._port), _left(self._deadline))
         except OSError as error:
             raise _unreachable(self._address, error) from None
         try:
@@ -239,23 +238,6 @@ class _Reply(io.RawIOBase):
         if self._most < 0:
             raise OSError("the answer is too long")
         return count
-
-
-def _connect(host: str, port: int, deadline: Seconds) -> socket.socket:
-    """Return a connection to the first address of a host that takes one; none is tried for all the time there is."""
-    failure = OSError("the name has no address")
-    places = find(host, port, _left(deadline))
-    for index, (family, kind, protocol, _, address) in enumerate(places):
-        plain = socket.socket(family, kind, protocol)
-        try:
-            plain.settimeout(_left(deadline) / (len(places) - index))
-            plain.connect(address)
-        except OSError as error:
-            plain.close()
-            failure = error
-        else:
-            return plain
-    raise failure
 
 
 R = TypeVar("R")

@@ -17,7 +17,7 @@ from cryptography.x509.oid import NameOID
 
 from tetherd.drivers.rpc import reaching, sp, tls
 from tetherd.drivers.tcp import mutual
-from tetherd.drivers.tcp.names import find
+from tetherd.drivers.tcp.names import connect
 from tetherd.errors import TetherError
 from tetherd.policy.admission import Roster
 from tetherd.types import Cause, Credentials, Finding, Seconds, is_node_id
@@ -112,7 +112,7 @@ def _their_certificate(place: tuple[str, int], credentials: Credentials) -> x509
 def _connect(place: tuple[str, int], segment: int = 0) -> socket.socket:
     """Return a connection, on which neither side sends more than ``segment`` bytes in a packet (0 = as usual)."""
     try:
-        return _open(place, segment)
+        return connect(*place, tls.PATIENCE, segment)
     except ConnectionRefusedError:
         message = f"{_shown(place)} refuses connections: the host is there, nothing listens on that port"
         raise _Found("refused", message, "is tetherd running there, in a network, and on this port?") from None
@@ -125,23 +125,6 @@ def _connect(place: tuple[str, int], segment: int = 0) -> socket.socket:
     except OSError as error:
         message = f"{_shown(place)} cannot be reached: {error.strerror or error}"
         raise _Found("unreachable", message, "check this host's network and the address") from None
-
-
-def _open(place: tuple[str, int], segment: int) -> socket.socket:
-    failure: OSError | None = None
-    for family, kind, protocol, _, address in find(*place, tls.PATIENCE):
-        plain = socket.socket(family, kind, protocol)
-        try:
-            plain.settimeout(tls.PATIENCE)
-            if segment:
-                plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, segment)
-            plain.connect(address)
-        except OSError as error:
-            plain.close()
-            failure = error
-        else:
-            return plain
-    raise failure or OSError("the name has no address")
 
 
 def _stalled(place: tuple[str, int], credentials: Credentials, node: str = "") -> _Found:
@@ -162,7 +145,7 @@ def _no_tls(place: tuple[str, int], reason: str) -> tuple[str, str]:
     """Find out what speaks at a place where nobody speaks TLS."""
     said = b""
     try:
-        with _open(place, 0) as plain:
+        with connect(*place, tls.PATIENCE) as plain:
             plain.settimeout(_MINUTE / 60)
             try:
                 said = plain.recv(64)  # SSH and mail speak first

@@ -13,9 +13,7 @@ from tetherd.drivers.tcp import mutual, names
 from tetherd.types import Buffer, Seconds
 
 _JOINED: Final = 64 * 1024  # a record of TLS costs more than to copy this
-_AT_ONCE: Final = (
-    128 * 1024
-)  # OpenSSL says that it has taken all of it or nothing, and wants to be given the same again
+_AT_ONCE: Final = 128 * 1024  # OpenSSL takes all of it or nothing, and then wants the same again
 
 
 class Secure:
@@ -64,12 +62,9 @@ def dial(address: str, secret: Secret, patience: Seconds) -> Secure:
 
     An attempt to connect takes ``patience`` at most, and so does each step after that.
     """
-    host, port = target(address)
-    family, kind, protocol, _, place = names.find(host, port, patience)[0]
     with contextlib.ExitStack() as stack:
-        plain = stack.enter_context(socket.socket(family, kind, protocol))
+        plain = stack.enter_context(names.connect(*target(address), patience))
         plain.settimeout(patience)
-        plain.connect(place)
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         silence.bound(plain)
         found = stack.enter_context(mutual.dialling(secret.credentials).wrap_socket(plain))

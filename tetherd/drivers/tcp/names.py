@@ -7,6 +7,7 @@ the end of the process.
 import asyncio
 import socket
 import threading
+import time
 from concurrent.futures import Future
 from functools import partial
 from typing import Any, Final, TypeAlias
@@ -18,6 +19,8 @@ Place: TypeAlias = tuple[socket.AddressFamily, socket.SocketKind, int, str, Any]
 
 MOST: Final = 32
 """Names that are looked up at once."""
+
+_LEAST: Final[Seconds] = 0.001  # no time at all would mean not to wait
 
 _lock: Final = threading.Lock()
 _under_way: dict[tuple[str, int], Future[list[Place]]] = {}
@@ -55,6 +58,29 @@ def find(host: str, port: int, patience: Seconds) -> list[Place]:
 async def resolve(host: str, port: int) -> list[Place]:
     """Return what a name stands for. Raises OSError."""
     return await asyncio.wrap_future(look_up(host, port))
+
+
+def connect(host: str, port: int, patience: Seconds, segment: int = 0) -> socket.socket:
+    """Return a connection to the first address of a host that takes one; none is tried for all the time there is.
+
+    ``segment``: how many bytes a packet may carry at most, 0 = as many as fit. Blocks. Raises OSError.
+    """
+    until = time.monotonic() + patience
+    failure = OSError("the name has no address")
+    places = find(host, port, patience)
+    for index, (family, kind, protocol, _, place) in enumerate(places):
+        plain = socket.socket(family, kind, protocol)
+        try:
+            plain.settimeout(max(until - time.monotonic(), _LEAST) / (len(places) - index))
+            if segment:
+                plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, segment)
+            plain.connect(place)
+        except OSError as error:
+            plain.close()
+            failure = error
+        else:
+            return plain
+    raise failure
 
 
 def _look_up(host: str, port: int, found: Future[list[Place]]) -> None:
