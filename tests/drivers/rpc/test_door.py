@@ -138,6 +138,24 @@ async def test_revocation_reaches_live_connections(doorway: Doorway) -> None:
         staying.cancel()
 
 
+async def test_the_watch_over_connections_goes_on_after_a_failure(
+    doorway: Doorway, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    node = doorway.member()
+    with doorway.calling(node) as caller:
+        await caller.call(GetFleet(), deadline=soon())
+        with monkeypatch.context() as patch:
+            patch.setattr(doorway.door, "_look", lambda _: 1 / 0)
+            async with asyncio.timeout(10):
+                while "it goes on" not in caplog.text:  # noqa: ASYNC110 - what is waited for sets no event
+                    await asyncio.sleep(0.01)
+        del doorway.roster[node.node]
+        async with asyncio.timeout(10):
+            while any(guest.node == node.node for guest in doorway.door._guests.values()):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+    assert "ZeroDivisionError" in caplog.text
+
+
 async def test_who_comes_again_and_again_is_kept_waiting(doorway: Doorway) -> None:
     stranger = home().node()
     for _ in range(REJECTS):

@@ -373,6 +373,53 @@ async def test_a_caller_that_lost_the_answer_has_it_done_once(doorway: Doorway) 
     assert len(doorway.contexts) == 4, "two callers of a node do not use the same numbers"
 
 
+async def test_who_greets_late_has_no_more_connections_than_others(doorway: Doorway) -> None:
+    doorway.door._most = 3
+    node = doorway.member()
+    more = await attack(lambda: [Hands(doorway.port, node, b"") for _ in range(10)])
+    for hands in more:
+        with contextlib.suppress(OSError, ssl.SSLError):
+            hands.socket.sendall(sp.ASKS)
+    async with asyncio.timeout(10):
+        while doorway.door._coming[node.node]:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    assert nodes(doorway).count(node.node) == 3
+    for hands in more:
+        hands.close()
+
+
+async def test_a_question_that_comes_with_the_greeting_is_answered(doorway: Doorway) -> None:
+    def speak() -> Any:
+        body = frame(GetFleet())
+        hands = Hands(doorway.port, node, sp.ASKS + struct.pack(">QI", len(body) + 4, 0x80000001) + body)
+        answer = hands.answer()
+        hands.close()
+        return answer
+
+    node = doorway.member()
+    assert (await attack(speak)).kind == REPLY
+
+
+async def test_a_node_has_so_many_calls_under_way_and_no_more(
+    doorway: Doorway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tetherd.drivers.rpc.server.MAX_CALLS", 3)
+    node, other = doorway.member("gateway"), doorway.member("gateway")
+    both = await attack(lambda: [Hands(doorway.port, node) for _ in range(2)])
+    for number in range(3):
+        await attack(both[number % 2].say, frame(WatchCatalog(0), number), 0x80000000 + number)
+        await doorway.parked.acquire()
+    assert code(await attack(both[0].ask, frame(GetFleet(), 9))) == "QUEUE_FULL"
+    theirs = await attack(Hands, doorway.port, other)
+    assert (await attack(theirs.ask, frame(GetFleet()))).kind == REPLY
+    both[0].close()
+    async with asyncio.timeout(10):
+        while (await attack(both[1].ask, frame(GetFleet(), 9))).kind != REPLY:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    both[1].close()
+    theirs.close()
+
+
 async def test_pickles_stay_bytes(doorway: Doorway, tmp_path: Path) -> None:
     canary = tmp_path / "canary"
     pickle = f"cos\nsystem\n(S'touch {canary}'\ntR.".encode()

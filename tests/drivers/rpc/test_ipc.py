@@ -1,6 +1,7 @@
 import asyncio
 import contextlib
 import os
+import resource
 import socket
 import struct
 from collections.abc import Callable, Iterable, Iterator
@@ -261,7 +262,7 @@ async def test_payloads_beyond_the_shared_memory_are_refused(path: Path) -> None
 async def test_a_peer_that_reads_nothing_is_bounded_and_then_dropped(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connections, "_STALLED", 0.2)
+    monkeypatch.setattr(connections, "STALLED", 0.2)
     echo = Echo()
     with ipc.listening(path, echo, LIMIT), lane_to(path) as lane:
         raw = await asyncio.to_thread(connect, path)
@@ -402,3 +403,43 @@ def test_each_side_writes_what_the_other_reads() -> None:
     reading: Any = two.got(4)
     with pytest.raises(TypeError):
         reading[0] = 0
+
+
+def resident() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def test_to_say_a_length_takes_no_memory() -> None:
+    size, before = 64 << 20, resident()
+    readers = [sp.Reader(size, between=True) for _ in range(16)]
+    for reader in readers:
+        reader.room()[:12] = struct.pack(">QI", size, sp.LAST | 1)
+        reader.received(12)
+        assert reader.next() is None
+        assert len(reader.room()) == size + 8 - 12
+    assert resident() - before < size
+
+
+@pytest.mark.parametrize("size", [0, 1, 20_000, 100_000, 1 << 20])
+def test_what_comes_from_another_host_is_cut_into_messages(size: int) -> None:
+    limit = 1 << 20
+    whole = b"".join(b"".join(sp.compose_between(sp.LAST | n, [bytes([n]) * size], limit)) for n in range(5))
+    reader, at, got = sp.Reader(limit, between=True), 0, []
+    while at < len(whole):
+        room = reader.room()
+        part = whole[at : at + min(len(room), 16_384)]
+        room[: len(part)] = part
+        reader.received(len(part))
+        at += len(part)
+        while message := reader.next():
+            got.append((message.request, bytes(message.frame)))
+    assert got == [(sp.LAST | n, bytes([n]) * size) for n in range(5)]
+
+
+@pytest.mark.parametrize("length", [0, 3, (1 << 20) + 5, 2**64 - 1])
+def test_an_impossible_length_from_another_host_is_refused(length: int) -> None:
+    reader = sp.Reader(1 << 20, between=True)
+    reader.room()[:12] = struct.pack(">QI", length, sp.LAST)
+    reader.received(12)
+    with pytest.raises(sp.Broken):
+        reader.next()

@@ -121,6 +121,31 @@ def test_whoever_waits_is_woken_by_another_thread_and_by_time(pair: tuple[Line, 
     line.end()  # of what has ended, too
 
 
+class Wanting:
+    """A socket with TLS that has to do the other thing first."""
+
+    def fileno(self) -> int:
+        return -1
+
+    def close(self) -> None:
+        pass
+
+    def recv_into(self, _: memoryview) -> int:
+        raise ssl.SSLWantWriteError
+
+    def send(self, _: memoryview) -> int:
+        raise ssl.SSLWantReadError
+
+
+def test_a_peer_that_has_to_be_served_first_is_left() -> None:
+    # It would be readable, or writable, for ever, and nothing would come of it.
+    line = Secure(Wanting())  # type: ignore[arg-type]
+    with pytest.raises(ssl.SSLWantWriteError):
+        line.receive(memoryview(bytearray(4)))
+    with pytest.raises(ssl.SSLWantReadError):
+        line.send([b"x"])
+
+
 def test_what_is_left_of_parts() -> None:
     parts = [memoryview(b"abc"), memoryview(b"de"), memoryview(b"f")]
     for sent in range(7):

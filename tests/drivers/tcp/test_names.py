@@ -85,6 +85,9 @@ def test_it_connects_to_the_first_address_that_takes_a_connection(monkeypatch: p
         with names.connect("two", 1, 5.0, 700) as found:
             assert found.getpeername()[1] == port
             assert found.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG) <= 700
+        unknown = (socket.AddressFamily(socket.AF_UNSPEC), *places[0][1:])  # as IPv6 is where a host has none
+        monkeypatch.setattr(names, "find", lambda *_: [unknown, places[1]])
+        names.connect("two", 1, 5.0).close()
         monkeypatch.setattr(names, "find", lambda *_: places[:1])
         with pytest.raises(ConnectionRefusedError):
             names.connect("one", 1, 5.0)

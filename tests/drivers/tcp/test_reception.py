@@ -12,7 +12,7 @@ import pytest
 from certificates import home
 
 from tetherd.drivers.host import memory
-from tetherd.drivers.tcp import lobby
+from tetherd.drivers.tcp import lobby, reception
 from tetherd.drivers.tcp.mutual import dialling, listening, peer
 from tetherd.drivers.tcp.reception import Reception, until
 
@@ -135,6 +135,22 @@ async def test_of_too_many_handshakes_the_oldest_is_ended_and_nobody_else_waits(
             await answered(visitors[-1])
         assert await visit(found)
         assert next(iter(found._greeting)).getpeername() == visitors[1].getsockname()
+        for one in visitors:
+            one.close()
+
+
+async def test_of_many_that_come_at_once_no_more_shake_hands_than_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reception, "MOST", 4)
+    async with receiving() as found:
+        visitors = crowd(found, 60, hello())
+        seen = 0
+        async with asyncio.timeout(20):
+            while not await is_ended(visitors[0]):
+                seen = max(seen, len(found._greeting))
+        for _ in range(100):  # passes of the loop in which others come
+            await asyncio.sleep(0)
+            seen = max(seen, len(found._greeting))
+        assert 0 < seen <= 4
         for one in visitors:
             one.close()
 

@@ -27,7 +27,7 @@ HELD: Final = 4096
 """Files that are held back; less where fewer than four times as many may be open.
 
 More than there can be connections that the kernel has made and nobody has accepted: going deaf does not end those, and
-they are let in with the first files that are free. That is 2048 at the gateway, 128 at nng's port, 512 at other ports.
+they are let in with the first files that are free. That is 2048 at the gateway, and 512 at each of the other ports.
 """
 
 TICK: Final[Seconds] = 0.05

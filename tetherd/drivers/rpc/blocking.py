@@ -104,4 +104,9 @@ class BlockingCaller:
         from tetherd.drivers.rpc import secure
 
         assert self._secret is not None
-        return secure.dial(self.address, self._secret(), patience), None
+        address = self.address
+        line = secure.dial(address, self._secret(), patience)
+        if address != self.address:  # it moved meanwhile
+            line.close()
+            raise ConnectionResetError
+        return line, None

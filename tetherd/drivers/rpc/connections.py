@@ -16,10 +16,13 @@ from tetherd.drivers.rpc.turns import Desk
 from tetherd.types import Buffer, Seconds
 
 MAX_UNREAD: Final = 512 * 1024 * 1024
-"""A connection that leaves this many bytes of answers unread is closed, or any answer for ten seconds."""
+"""A connection that leaves this many bytes of answers unread is closed, or takes almost nothing of them for 10 s."""
 
-_MAX_PARKED: Final = 4096
-_STALLED: Final[Seconds] = 10.0
+STALLED: Final[Seconds] = 10.0
+
+_LEAST: Final = 64 * 1024  # bytes, in that time
+_MAX_PARKED: Final = 8192  # another host is refused long before: whoever is not read any more cannot cancel, or leave
+_IN_A_ROW: Final = 64
 
 _peers = count(1)
 
@@ -51,13 +54,14 @@ class Connection:
         self._parked = 0
         self._unsent: deque[memoryview] = deque()
         self._unread = 0  # bytes in them
+        self._taken = 0  # of those, since it was last said to be slow
         self._leaving = self._closed = False
         self._patience: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
         """Hear what it asks from now on."""
-        self._loop.add_reader(self._line.fileno(), self._readable)
         self._desk.greet(self.peer)
+        self._listen()
 
     def answer(self, request: int, buffers: Iterable[Buffer] | None) -> None:
         """Send the answer, if any. Raises TooLarge, and may be called again then."""
@@ -83,16 +87,29 @@ class Connection:
         self._loop.remove_reader(self._line.fileno())
         self._loop.remove_writer(self._line.fileno())
         self._line.close()
-        self._desk.forget(self.peer)
-        self._ended(self)
+        try:
+            self._desk.forget(self.peer)
+        finally:
+            self._ended(self)
 
     def _compose(self, request: int, buffers: Iterable[Buffer]) -> list[Buffer]:
         if self._between:
             return sp.compose_between(request, buffers, self._limit)
         return sp.compose(request, buffers, self._limit, self._reader.shared)
 
+    def _may_read(self) -> bool:
+        return not self._leaving and not self._closed and self._parked < _MAX_PARKED
+
+    def _listen(self) -> None:
+        if self._may_read():
+            self._loop.add_reader(self._line.fileno(), self._readable)
+            if self._line.pending():
+                self._loop.call_soon(self._readable)
+
     def _readable(self) -> None:
-        while not self._leaving:
+        for _ in range(_IN_A_ROW):
+            if not self._may_read():
+                return None
             try:
                 size = self._line.receive(self._reader.room())
             except OSError:
@@ -103,29 +120,25 @@ class Connection:
                 return self.close()
             self._reader.received(size)
             self._take()
-            if self._closed or self._parked >= _MAX_PARKED or not self._line.pending():
+            if not self._line.pending():
                 return None
+        self._loop.call_soon(self._readable)  # watching the file would not show what is pending
         return None
 
     def _resume(self) -> None:
-        if self._leaving or self._closed:
-            return
         self._take()
-        if not self._closed and self._parked < _MAX_PARKED:
-            self._loop.add_reader(self._line.fileno(), self._readable)
-            if self._line.pending():
-                self._readable()
+        self._listen()
 
     def _take(self) -> None:
         try:
-            while not self._leaving and self._parked < _MAX_PARKED and (message := self._reader.next()):
+            while self._may_read() and (message := self._reader.next()):
                 # The peer may write to shared memory while we read: what is judged must be what is used.
                 apart = None if message.apart is None else bytes(message.apart)
                 self._parked += 1
                 self._desk.begin(_Turn(self, message.request, apart), message.frame, self.peer)
         except sp.Broken:
             return self.close()
-        if self._parked >= _MAX_PARKED and not self._leaving:
+        if self._parked >= _MAX_PARKED and not self._leaving and not self._closed:
             self._loop.remove_reader(self._line.fileno())  # it reads on when fewer are under way
         return None
 
@@ -152,17 +165,22 @@ class Connection:
             self._unsent = deque(self._line.send(self._unsent))
         except OSError:
             return self.close()
-        self._unread = sum(len(part) for part in self._unsent)
-        self._be_patient(bool(self._unsent))
-        if not self._unsent:
+        unread = sum(len(part) for part in self._unsent)
+        self._taken += self._unread - unread
+        self._unread = unread
+        if not unread:
+            self._be_patient(False)
             self._loop.remove_writer(self._line.fileno())
+        elif self._taken >= _LEAST:
+            self._be_patient(True)
         return None
 
     def _be_patient(self, waiting: bool) -> None:
         """Wait so long for more to be read, or no longer."""
+        self._taken = 0
         if self._patience is not None:
             self._patience.cancel()
-        self._patience = self._loop.call_later(_STALLED, self.close) if waiting else None
+        self._patience = self._loop.call_later(STALLED, self.close) if waiting else None
 
 
 class _Turn:

@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 
 from tetherd.drivers.host import descriptors
 from tetherd.drivers.rpc import silence, sp, tls
-from tetherd.drivers.rpc.connections import Connection
+from tetherd.drivers.rpc.connections import STALLED, Connection
 from tetherd.drivers.rpc.reaching import TLS
 from tetherd.drivers.rpc.secure import Secure
 from tetherd.drivers.rpc.turns import Desk, Turn
@@ -63,6 +63,7 @@ class Door:
         self._clock = clock
         self._codec = Codec()
         self._guests: dict[int, _Guest] = {}  # by connection
+        self._coming: Counter[str] = Counter()  # connections that have not said yet that they ask, by node
         self._held: dict[int, Seconds] = {}  # connections that are not heard, and since when
         self._silent: dict[int, Seconds] = {}  # connections on which nothing was asked yet, and since when
         self._excess: Counter[int] = Counter()
@@ -161,11 +162,15 @@ class Door:
             remote = found.getpeername()[:2]
         except (PermissionDenied, OSError):
             return
-        if sum(guest.node == node for guest in self._guests.values()) >= self._most:
+        if self._coming[node] + sum(guest.node == node for guest in self._guests.values()) >= self._most:
             return
-        silence.bound(found)
-        async with asyncio.timeout(_GREETING):
-            await _greet(found)
+        silence.bound(found, STALLED)
+        self._coming[node] += 1
+        try:
+            async with asyncio.timeout(_GREETING):
+                await _greet(found)
+        finally:
+            self._coming -= Counter([node])
         ended = asyncio.Event()
         reader = sp.Reader(self._limit, between=True)
         line = Secure(found)
@@ -205,10 +210,15 @@ class Door:
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(_TICK)
-            now = self._clock.monotonic()
-            for peer, guest in list(self._guests.items()):
-                self._review(peer, guest.node, now)
-            self._end_silent(now)
+            try:
+                self._look(self._clock.monotonic())
+            except Exception:
+                _log.exception("the watch over connections failed; it goes on")
+
+    def _look(self, now: Seconds) -> None:
+        for peer, guest in list(self._guests.items()):
+            self._review(peer, guest.node, now)
+        self._end_silent(now)
 
     def _review(self, peer: int, node: str, now: Seconds) -> None:
         refusal = self._admission.refusal(node, now)

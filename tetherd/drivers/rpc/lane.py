@@ -162,8 +162,10 @@ def on_loopback(host: str, port: int) -> Reach:
 def _greet(found: socket.socket) -> Arena | None:
     """Begin the protocol; return the memory that was handed over with it, where this host has such."""
     file = _file()
-    socket.send_fds(found, [sp.ASKS], [] if file is None else [file])
-    shared = None if file is None else Arena(file, arena.OFFERING)
+    try:
+        socket.send_fds(found, [sp.ASKS], [] if file is None else [file])
+    finally:  # the file is closed in any case
+        shared = None if file is None else Arena(file, arena.OFFERING)
     _expect_answers(found)
     return shared
 

@@ -3,11 +3,11 @@
 import contextlib
 import socket
 import ssl
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from tetherd.drivers.rpc import silence, sp
-from tetherd.drivers.rpc.lines import PARTS, after
+from tetherd.drivers.rpc.lines import after
 from tetherd.drivers.rpc.reaching import Secret, target
 from tetherd.drivers.tcp import mutual, names
 from tetherd.types import Buffer, Seconds
@@ -26,9 +26,11 @@ class Secure:
 
     def receive(self, room: memoryview) -> int | None:
         """See Line."""
+        # That it would have to send first, to go on, is an error like others: a peer that asks for new keys and takes
+        # nothing would be readable for ever.
         try:
             return self._socket.recv_into(room)
-        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+        except ssl.SSLWantReadError:
             return None
 
     def pending(self) -> bool:
@@ -37,12 +39,11 @@ class Secure:
 
     def send(self, parts: Iterable[Buffer]) -> list[memoryview]:
         """See Line."""
-        rest = _joined(parts)
-        try:
+        rest = [memoryview(part) for part in parts]
+        with contextlib.suppress(ssl.SSLWantWriteError):
             while rest:
+                rest = _joined(rest)
                 rest = after(rest, self._socket.send(rest[0][:_AT_ONCE]))
-        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
-            pass
         return rest
 
     def bound(self, within: Seconds) -> None:
@@ -87,9 +88,10 @@ def _expect(found: ssl.SSLSocket, words: bytes) -> None:
         raise ConnectionResetError("it speaks another protocol")
 
 
-def _joined(parts: Iterable[Buffer]) -> list[memoryview]:
-    """Return the parts as few, unless they are large."""
-    views = [memoryview(part) for part in parts]
-    if len(views) == 1 or (len(views) <= PARTS and sum(len(view) for view in views) > _JOINED):
-        return views
-    return [memoryview(b"".join(views))]
+def _joined(parts: Sequence[memoryview]) -> list[memoryview]:
+    """Return the parts with the small ones at their beginning as one."""
+    size = count = 0
+    while count < len(parts) and size + len(parts[count]) <= _JOINED:
+        size += len(parts[count])
+        count += 1
+    return [memoryview(b"".join(parts[:count])), *parts[count:]] if count > 1 else list(parts)

@@ -7,7 +7,7 @@ that other hosts ask for, which are not left half made.
 import asyncio
 import contextlib
 import logging
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -38,7 +38,7 @@ MAX_BAD: Final = 64
 """A connection that sent this many malformed frames, or requests that its node may not make, is closed."""
 
 MAX_CALLS: Final = 4096
-"""Calls that one connection from another host may have under way."""
+"""Calls that one node on another host may have under way."""
 
 _FOREVER_MS: Final = 24 * 3600 * 1000
 _REMEMBERED: Final = 4096
@@ -70,6 +70,7 @@ class Server:
         self._door = door
         self._codec = Codec()
         self._calls: dict[int, dict[int, asyncio.Task[None]]] = defaultdict(dict)
+        self._under_way: Counter[str] = Counter()  # calls, by who asked for them
         self._gone: dict[int, None] = {}  # in order, to forget the oldest
         self._unwanted: dict[tuple[int, int], None] = {}
         self._bad: dict[int, int] = defaultdict(int)
@@ -130,13 +131,14 @@ class Server:
         if turn.node:
             assert self._door is not None
             self._door.permit(turn.node, kind)
-            if len(calls) >= MAX_CALLS:
-                raise QueueFull(f"{MAX_CALLS} calls of this connection are under way already", retry_after=1.0)
+            if self._under_way[turn.node] >= MAX_CALLS:
+                raise QueueFull(f"{MAX_CALLS} calls of this node are under way already", retry_after=1.0)
         message = self._codec.message(frame, kind)
         remaining = min(max(header.remaining_ms, 0), _FOREVER_MS) / 1000
         context = Context(self._clock.monotonic() + remaining, peer, header.request_id, turn.node)
         task = asyncio.create_task(self._answer(turn, handler, message, context, header.call))
         self._calls[peer][header.call] = task
+        self._under_way[turn.node] += 1
         task.add_done_callback(partial(self._end, turn, peer, header.call))
         return None
 
@@ -148,6 +150,7 @@ class Server:
             _remember(self._unwanted, (peer, call))
 
     def _end(self, turn: Turn, peer: int, call: int, task: asyncio.Task[None]) -> None:
+        self._under_way[turn.node] -= 1
         if task.cancelled():  # before it ran at all, so it has not answered
             self._calls.get(peer, {}).pop(call, None)
             self._finish(turn, self._codec.encode(FAILURE, Header(call), Cancelled("the caller went away").failure()))

@@ -1,7 +1,7 @@
 """Has the kernel end connections over which nothing gets through any more: no network says so, and nobody asks.
 
 Of a connection that carries something, it is the other host's kernel that has to be heard: a large message on a slow
-line takes its time, and a busy process may.
+line takes its time. A process that reads nothing while more is sent than its host keeps for it is gone as well.
 """
 
 import contextlib
@@ -14,13 +14,13 @@ from tetherd.types import Seconds
 BOUND: Final[Seconds] = 4.0
 """How long the other host may acknowledge nothing, neither what was sent nor what asks whether it is there."""
 
-_OPTIONS: Final = {"TCP_USER_TIMEOUT": int(BOUND * 1000), "TCP_KEEPIDLE": 2, "TCP_KEEPINTVL": 1, "TCP_KEEPCNT": 2}
+_OPTIONS: Final = {"TCP_KEEPIDLE": 2, "TCP_KEEPINTVL": 1, "TCP_KEEPCNT": 2}
 
 
-def bound(found: socket.socket) -> None:
-    """Bound the silence on a connection."""
+def bound(found: socket.socket, unread: Seconds = BOUND) -> None:
+    """Bound the silence on a connection, and for how long the other side may read nothing of what is sent to it."""
     found.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in _OPTIONS.items():
+    for name, value in (_OPTIONS | {"TCP_USER_TIMEOUT": int(unread * 1000)}).items():
         if hasattr(socket, name):
             found.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 

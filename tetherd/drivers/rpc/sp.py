@@ -9,6 +9,7 @@ The last form leaves the payloads in shared memory (``arena``), whose file comes
 Sources: nanomsg RFCs sp-tcp-mapping-01, sp-ipc-mapping-01 and sp-request-reply-01.
 """
 
+import mmap
 import struct
 from collections.abc import Iterable
 from typing import Final
@@ -32,6 +33,7 @@ _BETWEEN: Final = struct.Struct(">QI")
 _SIZE: Final = struct.Struct(">Q")
 _ID: Final = 4
 _READ: Final = 64 * 1024
+_RECORD: Final = 16 * 1024  # TLS never brings more at once, and there may be thousands of connections
 
 
 class Broken(Exception):
@@ -72,11 +74,12 @@ class Reader:
         self.shared = shared
         self._between = between
         self._head = (_BETWEEN if between else _HEAD).size
+        self._most = _ID + limit + (0 if between else _SIZE.size)
         self._limit = limit
-        self._small = bytearray(_READ)
+        self._small = bytearray(_RECORD if between else _READ)
         self._room = memoryview(self._small)  # where the next bytes go: the small buffer, or that of one large message
         self._filled = 0
-        self._large: bytearray | None = None
+        self._large: bytearray | mmap.mmap | None = None
 
     def room(self) -> memoryview:
         """Return where the next bytes are to be received to."""
@@ -97,7 +100,7 @@ class Reader:
         else:
             kind, length, request = _HEAD.unpack_from(self._room)
         end = self._head - _ID + length
-        if kind not in (_WHOLE, _APART) or not _ID <= length <= self._limit + _SIZE.size + _ID or not request & LAST:
+        if kind not in (_WHOLE, _APART) or not _ID <= length <= self._most or not request & LAST:
             raise Broken("not a message, or one that is too large")
         if self._filled < end:
             if end > len(self._room):
@@ -113,8 +116,9 @@ class Reader:
         return self._message(kind, request, frame)
 
     def _grow(self, size: int) -> None:
-        # Exactly as long as the message, so that nothing of the next one gets behind it.
-        self._large = bytearray(size)
+        # Exactly as long as the message, so that nothing of the next one gets behind it. From another host, memory that
+        # is taken as it is filled: to say a length costs nothing.
+        self._large = mmap.mmap(-1, size) if self._between and size > _READ else bytearray(size)
         self._large[: self._filled] = self._room[: self._filled]
         self._room = memoryview(self._large)
 

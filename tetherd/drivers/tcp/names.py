@@ -5,6 +5,7 @@ the end of the process.
 """
 
 import asyncio
+import contextlib
 import socket
 import threading
 import time
@@ -69,17 +70,17 @@ def connect(host: str, port: int, patience: Seconds, segment: int = 0) -> socket
     failure = OSError("the name has no address")
     places = find(host, port, patience)
     for index, (family, kind, protocol, _, place) in enumerate(places):
-        plain = socket.socket(family, kind, protocol)
         try:
-            plain.settimeout(max(until - time.monotonic(), _LEAST) / (len(places) - index))
-            if segment:
-                plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, segment)
-            plain.connect(place)
+            with contextlib.ExitStack() as stack:
+                plain = stack.enter_context(socket.socket(family, kind, protocol))
+                plain.settimeout(max(until - time.monotonic(), _LEAST) / (len(places) - index))
+                if segment:
+                    plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, segment)
+                plain.connect(place)
+                stack.pop_all()
+                return plain
         except OSError as error:
-            plain.close()
             failure = error
-        else:
-            return plain
     raise failure
 
 

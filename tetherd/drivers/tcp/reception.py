@@ -52,18 +52,18 @@ class Reception:
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Listen, call ``ready``, and serve until cancelled. Raises InUse, BadConfig."""
-        async with self.open():
+        async with self.open() as serving:
             ready()
-            await asyncio.get_running_loop().create_future()
+            await serving
 
     @contextlib.asynccontextmanager
-    async def open(self) -> AsyncIterator[None]:
-        """Listen and serve meanwhile. Raises InUse, BadConfig."""
+    async def open(self) -> AsyncIterator[asyncio.Task[None]]:
+        """Listen, and serve as the task that is yielded. Raises InUse, BadConfig."""
         with contextlib.closing(Lobby(self._listen, self._key, self._patience, _hello)) as lobby:
             self.address = lobby.address
             serving = asyncio.create_task(lobby.attend(self._receive))
             try:
-                yield
+                yield serving
             finally:
                 serving.cancel()
                 await asyncio.wait([serving])
@@ -85,7 +85,9 @@ class Reception:
     async def _greet(self, connection: ssl.SSLSocket) -> bool:
         """Shake hands; return whether that came to an end."""
         if len(self._greeting) >= MOST:
-            drop(next(iter(self._greeting)))
+            oldest = next(iter(self._greeting))
+            del self._greeting[oldest]  # now: it leaves by itself only later, and others may come before
+            drop(oldest)
         self._greeting[connection] = None
         try:
             async with asyncio.timeout(self._patience):
@@ -95,7 +97,7 @@ class Reception:
             self._debt.add()
             return False
         finally:
-            del self._greeting[connection]
+            self._greeting.pop(connection, None)
             if not self._greeting and self._debt.due():
                 asyncio.get_running_loop().run_in_executor(None, memory.give_back)
         return True
