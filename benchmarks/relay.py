@@ -18,6 +18,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import pynng
+
 from benchmarks import report
 from benchmarks.serving import free_port, say
 from benchmarks.tether import NotReady
@@ -180,8 +182,14 @@ def _serving_nng(credentials: Credentials) -> Iterator[int]:
                 rep.send(b"!")
 
     port = free_port()
-    with nng.closing(nng.open_rep(4 * MIB)) as rep:
-        nng.listen(rep, f"{reaching.TLS}127.0.0.1:{port}", credentials)
+    shown = pynng.TLSConfig(
+        pynng.TLSConfig.MODE_SERVER,
+        ca_string=credentials.roots_pem,
+        own_key_string=credentials.key_pem,
+        own_cert_string=credentials.chain_pem,
+    )
+    with pynng.Rep0(recv_max_size=8 * MIB, tls_config=shown) as rep:
+        rep.listen(f"{reaching.TLS}127.0.0.1:{port}")
         threading.Thread(target=answer, daemon=True).start()
         yield port
 

@@ -7,6 +7,7 @@ import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
+from nngrep import listen, open_rep
 from plain import Peer, free_port, peers, serving
 from pynng import Rep0, Req0, Timeout
 from relaying import Relayed, relayed
@@ -61,8 +62,8 @@ async def test_tls_of_the_standard_library_passes() -> None:
 
 @contextlib.contextmanager
 def nng_pair(world: Relayed, listener: int) -> Iterator[tuple[Rep0, Req0]]:
-    with nng.closing(nng.open_rep(8 * MIB)) as rep, nng.closing(nng.open_req(8 * MIB, world.target.node)) as req:
-        nng.listen(rep, f"tls+tcp://127.0.0.1:{listener}", world.target)
+    with nng.closing(open_rep(8 * MIB)) as rep, nng.closing(nng.open_req(8 * MIB, world.target.node)) as req:
+        listen(rep, f"tls+tcp://127.0.0.1:{listener}", world.target)
         nng.dial(req, f"tls+tcp://{world.address}", reaching.Secret(world.dialer, world.target.node))
         yield rep, req
 
@@ -232,8 +233,8 @@ async def test_a_relay_that_leads_elsewhere_is_found_out() -> None:
 async def test_nng_finds_it_out_too() -> None:
     listener = free_port()
     async with relayed(listener) as world:
-        with nng.closing(nng.open_rep(MIB)) as rep, nng.closing(nng.open_req(MIB, world.target.node)) as req:
-            nng.listen(rep, f"tls+tcp://127.0.0.1:{listener}", world.dialer)
+        with nng.closing(open_rep(MIB)) as rep, nng.closing(nng.open_req(MIB, world.target.node)) as req:
+            listen(rep, f"tls+tcp://127.0.0.1:{listener}", world.dialer)
             nng.dial(req, f"tls+tcp://{world.address}", reaching.Secret(world.dialer, world.target.node))
             req.send_timeout = 1000
             with pytest.raises(Timeout):
@@ -247,8 +248,8 @@ async def test_nng_never_takes_what_a_relay_made_up() -> None:
         async with relayed(listener) as world:
             hostile = Hostile(listener)
             async with serving(hostile.carry) as port:
-                with nng.closing(nng.open_rep(MIB)) as rep, nng.closing(nng.open_req(MIB, world.target.node)) as req:
-                    nng.listen(rep, f"tls+tcp://127.0.0.1:{listener}", world.target)
+                with nng.closing(open_rep(MIB)) as rep, nng.closing(nng.open_req(MIB, world.target.node)) as req:
+                    listen(rep, f"tls+tcp://127.0.0.1:{listener}", world.target)
                     nng.dial(req, f"tls+tcp://127.0.0.1:{port}", reaching.Secret(world.dialer, world.target.node))
                     await ask(rep, req, b"fine")
                     hostile.change = CHANGES[how]

@@ -58,6 +58,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from doorway import MAX, Doorway, Hands, attack, frame, is_well, open_files, soon, wait_closed
+from nngrep import listen, open_rep
 
 from tetherd.drivers.identity import certificates
 from tetherd.drivers.rpc import nng, reaching, sp
@@ -204,10 +205,10 @@ async def test_a_server_that_does_not_hold_is_not_spoken_to(
     doorway: Doorway, spoilt: Callable[[], Credentials]
 ) -> None:
     evil = spoilt()
-    with nng.closing(nng.open_rep(MAX)) as server, socket.create_server(("127.0.0.1", 0)) as probe:
+    with nng.closing(open_rep(MAX)) as server, socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
         probe.close()
-        nng.listen(server, f"{reaching.TLS}127.0.0.1:{port}", evil)
+        listen(server, f"{reaching.TLS}127.0.0.1:{port}", evil)
         doorway.address = f"{reaching.TLS}127.0.0.1:{port}"
         with doorway.calling(doorway.member(), node=evil.node) as caller, pytest.raises(Unreachable):
             await caller.call(GetFleet(), deadline=soon(0.5))

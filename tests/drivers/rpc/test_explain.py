@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from certificates import Network, home
+from nngrep import listen, open_rep
 
 from tetherd.drivers.rpc import nng, reaching, sp, tls
 from tetherd.drivers.rpc.explain import explain
@@ -49,8 +50,8 @@ def listener(credentials: Credentials) -> Iterator[str]:
     """Yield the address of an nng listener that answers nothing."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         address = f"{reaching.TLS}127.0.0.1:{probe.getsockname()[1]}"
-    with nng.closing(nng.open_rep(1 << 20)) as found:
-        nng.listen(found, address, credentials)
+    with nng.closing(open_rep(1 << 20)) as found:
+        listen(found, address, credentials)
         yield address
 
 

@@ -13,6 +13,7 @@ import uvloop
 from certificates import home
 from desks import MAX, Desk, blob, calling, free_port, manifest, serving, silence, soon, tensor, within
 from doorway import Doorway
+from nngrep import listen, open_rep
 
 from tetherd.drivers.host.clock import SystemClock
 from tetherd.drivers.rpc import nng
@@ -150,8 +151,8 @@ def connect_unheard(caller: RemoteCaller, before: frozenset[int] = frozenset()) 
 async def test_who_moves_as_it_connects_does_not_stay_where_it_was(place: Path) -> None:
     here, there = (f"ipc://{place}/{name}.sock" for name in ("here", "there"))
     desk = Desk()
-    with nng.closing(nng.open_rep(MAX)) as silent:
-        nng.listen(silent, here)
+    with nng.closing(open_rep(MAX)) as silent:
+        listen(silent, here)
         async with serving(there, desk):
             with calling(here) as caller:
                 connect_unheard(caller)
@@ -198,7 +199,8 @@ async def test_who_renews_as_it_connects_again_appears_as_who_it_is_now(tmp_path
         with doorway.calling(old) as caller:
             await caller.call(GetFleet(), deadline=soon())
             before = frozenset(caller._pipes)
-            nng.end_all(caller._socket)
+            for pipe in caller._socket.pipes:
+                pipe.close()
             connect_unheard(caller, before)
             assert caller._pipes == before
             caller.renew(fresh)

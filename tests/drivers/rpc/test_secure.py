@@ -11,6 +11,7 @@ import pynng
 import pytest
 from certificates import Network, home
 from doorway import MAX, Doorway
+from nngrep import listen, open_rep
 
 from tetherd.drivers.rpc import nng, reaching, secure, silence, sp
 from tetherd.drivers.rpc.lines import Line
@@ -41,8 +42,8 @@ def echoing(credentials: Credentials) -> Iterator[str]:
             while True:
                 rep.send(rep.recv())
 
-    with nng.closing(nng.open_rep(MAX)) as rep:
-        nng.listen(rep, address, credentials)
+    with nng.closing(open_rep(MAX)) as rep:
+        listen(rep, address, credentials)
         thread = threading.Thread(target=echo)
         thread.start()
         yield address

@@ -1,4 +1,4 @@
-"""The one place where sockets of nng are made, listen, dial and let connections in; what they carry: nng_operations.
+"""The one place where sockets of nng are made and dial; what they carry: nng_operations.
 
 NNG is not fork-safe: processes are started by ``subprocess``, never by ``fork``.
 """
@@ -17,7 +17,7 @@ from pynng import ffi, lib
 
 from tetherd.drivers.rpc import silence
 from tetherd.drivers.rpc.reaching import TLS, Secret
-from tetherd.errors import BadConfig, Internal, InUse, PermissionDenied
+from tetherd.errors import BadConfig, Internal, PermissionDenied
 from tetherd.types import Credentials, Seconds, is_node_id
 
 _SETTLED: Final[Seconds] = 1.0
@@ -42,25 +42,12 @@ _log = logging.getLogger("tetherd.nng")
 _PROTOCOL_HEADER: Final = 64
 
 
-def open_rep(max_message: int) -> Any:
-    """Return a REP socket whose receive size is bounded."""
-    return _bounded(pynng.Rep0(), max_message)
-
-
 def open_req(max_message: int, node: str = "") -> Any:
     """Return a REQ socket that reports a lost connection instead of sending the request a second time.
 
     It keeps no connection but one to ``node`` (empty = this host).
     """
-    socket = _bounded(pynng.Req0(resend_time=-1), max_message)
-    socket.reconnect_time_min, socket.reconnect_time_max = _RECONNECT_MS
-    guard(socket, lambda _, found: found == node)
-    if node:
-        socket.add_post_pipe_connect_cb(_bound_silence)
-    return socket
-
-
-def _bounded(socket: Any, max_message: int) -> Any:
+    socket: Any = pynng.Req0(resend_time=-1)
     # Unset, the size is unlimited and a length near 2^64 corrupts the heap; pynng swallows errors of the setter.
     wanted = max_message + _PROTOCOL_HEADER
     socket.recv_max_size = wanted
@@ -68,44 +55,22 @@ def _bounded(socket: Any, max_message: int) -> Any:
     if socket.recv_max_size != wanted or not socket.tcp_keepalive:
         socket.close()
         raise Internal("nng did not take the limit on message size, or keepalive")
+    socket.reconnect_time_min, socket.reconnect_time_max = _RECONNECT_MS
+    guard(socket, lambda _, found: found == node)
+    if node:
+        socket.add_post_pipe_connect_cb(_bound_silence)
     return socket
 
 
-def listen(socket: Any, address: str, credentials: Credentials | None = None) -> Any:
-    """Listen on ``address`` and return the listener; ``credentials`` for ``tls+tcp://``, and only for it.
-
-    Raises BadConfig, InUse if the address is taken.
-    """
-    _check_tls(address, credentials is not None)
-    if credentials is not None:
-        set_credentials(socket, credentials)
-    try:
-        listener = socket.listen(address)
-    except pynng.exceptions.AddressInUse:
-        raise InUse(f"{address} is in use by another process", fix="stop it, or set rpc.listen") from None
-    except pynng.exceptions.NNGException as error:
-        raise BadConfig(f"cannot listen on {address}: {error}", fix="set rpc.listen to a free address") from None
-    if listener.recv_max_size != socket.recv_max_size:
-        listener.close()
-        raise Internal(f"nng did not take the limit on message size for {address}")
-    return listener
-
-
-def set_credentials(socket: Any, credentials: Credentials) -> None:
-    """Have every listener that the socket opens from now on show these. Raises BadConfig, and changes nothing then."""
-    socket.tls_config = _tls(pynng.TLSConfig.MODE_SERVER, credentials, None)
-
-
-def _tls(mode: int, credentials: Credentials, name: str | None) -> Any:
+def _tls(credentials: Credentials, name: str) -> Any:
     try:
         config = pynng.TLSConfig(
-            mode,
+            pynng.TLSConfig.MODE_CLIENT,
             server_name=name,
             ca_string=credentials.roots_pem,
             own_key_string=credentials.key_pem,
             own_cert_string=credentials.chain_pem,
         )
-        # Said outright for both modes: a listener that is not told asks nobody for a certificate.
         config.set_auth_mode(pynng.TLSConfig.AUTH_MODE_REQUIRED)
         pynng.check_err(lib.nng_tls_config_version(config._tls_config, lib.NNG_TLS_1_3, lib.NNG_TLS_1_3))
     except pynng.exceptions.NNGException as error:
@@ -114,18 +79,14 @@ def _tls(mode: int, credentials: Credentials, name: str | None) -> Any:
     return config
 
 
-def _check_tls(address: str, has_credentials: bool) -> None:
-    if has_credentials != address.startswith(TLS):
-        raise BadConfig(f"{address}: between hosts is {TLS} with credentials, within one is ipc:// or tcp:// without")
-
-
 def dial(socket: Any, address: str, secret: Secret | None = None) -> None:
     """Connect in the background, and again whenever the connection is lost; ``secret`` for ``tls+tcp://``."""
-    _check_tls(address, secret is not None)
+    if (secret is not None) != address.startswith(TLS):
+        raise BadConfig(f"{address}: between hosts is {TLS} with credentials, within one is ipc:// or tcp:// without")
     if secret is not None:
         if not is_node_id(secret.node):
             raise BadConfig(f"cannot dial {address}: it is not said which node is meant")
-        socket.tls_config = _tls(pynng.TLSConfig.MODE_CLIENT, secret.credentials, f"{secret.node}.tether")
+        socket.tls_config = _tls(secret.credentials, f"{secret.node}.tether")
     try:
         socket.dial(address, block=False)
     except pynng.exceptions.NNGException as error:
@@ -195,12 +156,6 @@ def close_pipe(socket: Any, pipe: int) -> None:
     for found in socket.pipes:
         if found.id == pipe:
             _end(found)
-
-
-def end_all(socket: Any) -> None:
-    """Close every connection of the socket."""
-    for pipe in socket.pipes:
-        _end(pipe)
 
 
 def _end(pipe: Any) -> None:

@@ -13,8 +13,7 @@ from typing import Any, Final
 from pynng import ffi, lib
 from pynng._aio import _aio_map as pynng_callbacks
 
-from tetherd.drivers.rpc.nng import end_all
-from tetherd.drivers.rpc.turns import Message, too_large
+from tetherd.drivers.rpc.turns import too_large
 from tetherd.errors import Unavailable
 from tetherd.types import Buffer, Seconds
 
@@ -40,12 +39,6 @@ def pack(buffers: Iterable[Buffer], limit: int) -> Any:
         body[at : at + len(part)] = part
         at += len(part)
     return pointer[0]
-
-
-def length(message: Any) -> int:
-    """Return how many bytes a message holds."""
-    size: int = lib.nng_msg_len(message)
-    return size
 
 
 def unpack(message: Any) -> tuple[Buffer, int]:
@@ -158,35 +151,3 @@ def _allocate(callback: Any, argument: Any) -> Any:
     if lib.nng_aio_alloc(pointer, callback, argument):
         raise Unavailable("nng has no memory for another operation")
     return pointer[0]
-
-
-class BlockingContext:
-    """A context for a thread that has nothing else to do than wait."""
-
-    def __init__(self, socket: Any, patience: Seconds, limit: int) -> None:
-        self._limit = limit
-        self._socket = socket
-        self._context = _open_context(socket)
-        lib.nng_ctx_set_ms(self._context, b"send-timeout", int(patience * 1000))
-
-    def exchange(self, buffers: Iterable[Buffer], sent: Callable[[], None], within: Seconds) -> Message:
-        """Send a request, call ``sent`` and wait for its reply.
-
-        Raises TimeoutError when no connection took the request within the context's patience, ConnectionError when it
-        is lost or brings no reply ``within`` so many seconds, TooLarge before anything is sent.
-        """
-        message = pack(buffers, self._limit)
-        result: int = lib.nng_ctx_sendmsg(self._context, message, 0)
-        if result:
-            lib.nng_msg_free(message)
-            raise TimeoutError if result == TIMED_OUT else ConnectionResetError
-        sent()
-        pointer = ffi.new("nng_msg **")
-        lib.nng_ctx_set_ms(self._context, b"recv-timeout", int(within * 1000))
-        result = lib.nng_ctx_recvmsg(self._context, pointer, 0)
-        if result == TIMED_OUT:
-            # Whoever forgets a connection on its way, a router or a host that lost its power, tells neither end of it.
-            end_all(self._socket)
-        if result:
-            raise ConnectionResetError
-        return Message(0, unpack(pointer[0])[0], None)
