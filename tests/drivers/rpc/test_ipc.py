@@ -1,5 +1,6 @@
 import asyncio
 import contextlib
+import gc
 import os
 import resource
 import socket
@@ -10,6 +11,7 @@ from typing import Any
 
 import pynng
 import pytest
+from doorway import open_files, wait_closed
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -163,6 +165,23 @@ async def test_a_connection_that_ends_is_told_and_its_thread_woken(path: Path) -
         echo.held[0].answer([b"to nobody"])
         echo.hold = False
         assert await ask(lane, b"anew") == (b"anew", b"")
+
+
+async def test_what_a_connection_had_goes_with_it(path: Path) -> None:
+    echo = Echo()
+    with ipc.listening(path, echo, LIMIT):
+        before = open_files()
+        gc.disable()  # what only a collection finds stays for long: the memory that both share is a file, too
+        try:
+            for _ in range(3):
+                with lane_to(path) as lane:
+                    assert await ask(lane, b"x") == (b"x", b"")
+                del lane
+                while (await told(echo))[0] != "-":
+                    pass
+            await wait_closed(before)
+        finally:
+            gc.enable()
 
 
 async def test_a_listener_that_ends_wakes_who_waits(path: Path) -> None:

@@ -113,10 +113,14 @@ class _Arrival:
             reader,
             self._desk,
             self._limit,
-            lambda _: self._arrivals.discard(self),
+            self._ended,
             between=not self._is_unix,
         )
         return self._connection.start()
+
+    def _ended(self, _: Connection) -> None:
+        self._arrivals.discard(self)
+        self._connection = None  # or the memory that it shares would stay until garbage is collected
 
     def _heard(self) -> tuple[bytes, Arena | None]:
         if not self._is_unix:
