@@ -239,10 +239,6 @@ async def test_who_never_greets_is_sent_away(path: Path, monkeypatch: pytest.Mon
         assert await ended(raw)
 
 
-def open_files() -> int:
-    return sum(1 for _ in Path("/proc/self/fd").iterdir())
-
-
 def unsealed() -> int:
     file = os.memfd_create("x", os.MFD_ALLOW_SEALING)
     os.ftruncate(file, 2 * HALF)

@@ -101,7 +101,8 @@ def test_whoever_says_nothing_has_so_much_time(place: Lobby) -> None:
             admitted.close()
 
 
-def test_of_too_many_the_one_that_waited_the_longest_goes(place: Lobby) -> None:
+def test_of_too_many_the_one_that_waited_the_longest_goes(place: Lobby, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lobby, "MOST", 20)
     visitors = []
     for _ in range(lobby.MOST + 1):
         visitors.append(come(place))
