@@ -5,6 +5,7 @@ import os
 import resource
 import socket
 import struct
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -289,6 +290,27 @@ async def test_a_peer_that_reads_nothing_is_bounded_and_then_dropped(
                     await loop.sock_sendall(raw, HEAD.pack(1, 4 + 100_000, LAST | 1) + bytes(100_000))
         raw.close()
         assert await ask(lane, b"good") == (b"good", b"")
+
+
+async def test_who_takes_almost_nothing_is_dropped_like_who_takes_nothing(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "STALLED", 0.5)
+    echo, over = Echo(), threading.Event()
+    with ipc.listening(path, echo, LIMIT):
+        raw = await asyncio.to_thread(connect, path)
+
+        def trickle() -> None:
+            raw.sendall(HEAD.pack(1, 4 + 3_000_000, LAST | 1) + bytes(3_000_000))
+            while not over.wait(0.02):
+                raw.recv(100)
+
+        trickling = asyncio.create_task(asyncio.to_thread(trickle))
+        assert (await told(echo))[0] == "+"
+        assert (await told(echo))[0] == "-"
+        over.set()
+        await trickling
+        raw.close()
 
 
 async def test_a_slow_reader_gets_everything_in_order(path: Path) -> None:
