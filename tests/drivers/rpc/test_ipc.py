@@ -296,6 +296,7 @@ async def test_who_takes_almost_nothing_is_dropped_like_who_takes_nothing(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connections, "STALLED", 0.5)
+    monkeypatch.setattr(connections, "_LEAST", 2_000_000)
     echo, over = Echo(), threading.Event()
     with ipc.listening(path, echo, LIMIT):
         raw = await asyncio.to_thread(connect, path)
@@ -303,7 +304,7 @@ async def test_who_takes_almost_nothing_is_dropped_like_who_takes_nothing(
         def trickle() -> None:
             raw.sendall(HEAD.pack(1, 4 + 3_000_000, LAST | 1) + bytes(3_000_000))
             while not over.wait(0.02):
-                raw.recv(100)
+                raw.recv(20_000)
 
         trickling = asyncio.create_task(asyncio.to_thread(trickle))
         assert (await told(echo))[0] == "+"
