@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import pytest
 from fleet import Fleet, Resident
 from harness import until
 from lab import Lab
@@ -25,6 +26,7 @@ def check(daemon: Resident, name: str) -> dict[str, Any]:
     return found[0] if found else {"state": "", "detail": "the daemon does not answer yet"}
 
 
+@pytest.mark.slow
 def test_a_link_that_carries_less_than_it_says(lab: Lab, fleet: Fleet) -> None:
     one, two = pair(lab, fleet)
     for host in (one.host, two.host):

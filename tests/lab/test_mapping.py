@@ -145,6 +145,7 @@ def test_a_node_behind_nat_that_has_its_ports_mapped_is_dialled_from_outside(
     assert router.mappings() == []
 
 
+@pytest.mark.slow
 def test_a_founder_behind_nat_lets_in_who_comes_from_outside(lab: Lab, fleet: Fleet, home: Site, route: Route) -> None:
     """The token names the router's address, and so does the list of members; nothing else could lead here."""
     router = route()

@@ -1,4 +1,5 @@
-"""Models from managers that are hard to reach: their first address is dead, only a relay leads to them, they move."""
+"""Models import pytest
+from managers that are hard to reach: their first address is dead, only a relay leads to them, they move."""
 
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -7,6 +8,7 @@ from pathlib import Path
 from stat import S_ISREG
 
 import graphs
+import pytest
 from fleet import Fleet, Resident
 from harness import DIGITS, EXAMPLE, is_right, until
 from lab import Lab
@@ -50,6 +52,7 @@ def test_a_manager_that_only_a_relay_leads_to(lab: Lab, fleet: Fleet) -> None:
     assert is_right(founder.infer("digits", EXAMPLE["inputs"]).ok()["outputs"])
 
 
+@pytest.mark.slow
 def test_a_manager_that_moves_in_the_middle_of_a_file(lab: Lab, fleet: Fleet) -> None:
     founder = fleet.found(lab.host("founder"), "orchestrator", "gateway")
     host = lab.host("store")

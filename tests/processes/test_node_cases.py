@@ -9,7 +9,7 @@ import pytest
 from harness import Daemon, Host, until
 from nodecases import Case, bare, collect, decode, encode
 
-SAMPLE = 120
+SAMPLE = 60
 IN_A_PROCESS = 5
 """Each of so many cases runs in a process of its own; the others inside the worker, which is 20 times as fast."""
 

@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 from harness import DIGITS, EXAMPLE, Daemon, Host, until
 from members import ask, member, restart, workers
 
@@ -15,6 +16,7 @@ def roots(daemon: Daemon) -> list[str]:
     return [root["key"] for root in ask(daemon, "cluster/ca")["roots"]]
 
 
+@pytest.mark.slow
 def test_tokens_go_on_letting_hosts_in(host: Host) -> None:
     a = member(host, "a", "gateway", "orchestrator", "manager").start()
     joining = [member(host, name).start() for name in ("b", "c", "d")]

@@ -118,13 +118,13 @@ def check(root: Path, acknowledged: list[list[str]]) -> None:
 needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="strace injects the faults")
 
 
-FINER = pytest.param("pwrite64", 5, marks=pytest.mark.slow)
+FINER = [pytest.param(*each, marks=pytest.mark.slow) for each in [("pwrite64", 5), ("fdatasync", 1), ("fsync", 1)]]
 """The same with fewer calls left out in between."""
 
 
 @needs_strace
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize(("call", "step"), [("pwrite64", 10), FINER, ("fdatasync", 1), ("fsync", 1), ("rename", 1)])
+@pytest.mark.parametrize(("call", "step"), [("pwrite64", 15), ("fdatasync", 2), ("fsync", 2), ("rename", 1), *FINER])
 def test_killed_at_any_call(tmp_path, call, step):
     kills = 0
     for count in range(1, 100, step):

@@ -258,13 +258,13 @@ def prepared(folder: Path) -> tuple[Catalog, Catalog]:
     return before, after
 
 
-FINER = pytest.param("pwrite64", 4, marks=pytest.mark.slow)
+FINER = [pytest.param(*each, marks=pytest.mark.slow) for each in [("pwrite64", 4), ("fdatasync", 1), ("unlink", 1)]]
 """The same with fewer calls left out in between."""
 
 
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace injects the faults")
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize(("call", "step"), [("pwrite64", 8), FINER, ("fdatasync", 1), ("unlink", 1), ("fsync", 1)])
+@pytest.mark.parametrize(("call", "step"), [("pwrite64", 12), ("fdatasync", 3), ("unlink", 2), ("fsync", 1), *FINER])
 def test_killed_at_any_call_it_is_done_again_or_was_done_whole(tmp_path, call, step):
     kills = 0
     for count in range(1, 100, step):

@@ -258,16 +258,16 @@ def test_no_request_fails_when_all_connections_end_again_and_again(pause: float)
                     await asyncio.sleep(0.001)
 
             await cluster.infer(1)
-            until = cluster.clock.monotonic() + 30
+            until = cluster.clock.monotonic() + 15
             clients = [asyncio.create_task(ask()) for _ in range(4)]
-            for _ in range(6):
+            for _ in range(3):
                 await asyncio.sleep(1.037)
                 for line in cluster.lines:
                     line.drop(pause)
                 await asyncio.sleep(pause)
             await asyncio.gather(*clients)
             assert errors == []
-            assert answered > 1000
+            assert answered > 500
             assert len(cluster.runners()) == 1
 
     simulate(main)
