@@ -1,5 +1,4 @@
-"""Models import pytest
-from managers that are hard to reach: their first address is dead, only a relay leads to them, they move."""
+"""Models from managers that are hard to reach: their first address is dead, only a relay leads to them, they move."""
 
 import json
 from concurrent.futures import ThreadPoolExecutor
