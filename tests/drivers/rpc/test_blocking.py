@@ -14,7 +14,7 @@ from desks import MAX, Desk, blob, free_port, manifest, serving, silence, within
 from doorway import Doorway
 
 from tetherd.drivers.host.clock import SystemClock
-from tetherd.drivers.rpc import blocking, reaching, secure
+from tetherd.drivers.rpc import blocking, reaching
 from tetherd.drivers.rpc.blocking import BlockingCaller
 from tetherd.drivers.rpc.door import Door
 from tetherd.errors import (
@@ -199,14 +199,14 @@ async def test_who_moves_while_it_connects_does_not_stay_where_it_was(
     second.door = Door(second.address, first.credentials, second.admission, SystemClock())
     secret = reaching.Secret(worker, first.credentials.node)
     caller = BlockingCaller(first.address, max_message=1 << 20, secret=lambda: secret)
-    dial = secure.dial
+    dial = blocking.to_node
 
     def dial_and_move(address: str, *arguments: Any) -> Any:
         line = dial(address, *arguments)
         caller.move(second.address)
         return line
 
-    monkeypatch.setattr(secure, "dial", dial_and_move)
+    monkeypatch.setattr(blocking, "to_node", dial_and_move)
     async with second.open(), first.open():
         assert (await asyncio.to_thread(caller.lane(), REQUEST, 5.0)).size == 10
         assert (len(first.contexts), len(second.contexts)) == (0, 1)

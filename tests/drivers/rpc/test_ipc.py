@@ -407,7 +407,7 @@ def messages() -> st.SearchStrategy[list[tuple[int, bytes]]]:
 @given(messages(), st.lists(st.integers(1, 100_000), min_size=1, max_size=20))
 def test_messages_are_cut_the_same_however_they_arrive(sent: list[tuple[int, bytes]], pieces: list[int]) -> None:
     stream = b"".join(HEAD.pack(1, 4 + len(frame), number) + frame for number, frame in sent)
-    reader, at, turn, got = sp.Reader(LIMIT), 0, 0, []
+    reader, at, turn, got = sp.Framing(LIMIT), 0, 0, []
     least = len(stream) // 1000  # a long one in single bytes would show no more, and take seconds
     while at < len(stream):
         room = reader.room()
@@ -422,7 +422,7 @@ def test_messages_are_cut_the_same_however_they_arrive(sent: list[tuple[int, byt
 
 @given(st.binary(max_size=200))
 def test_no_bytes_make_the_reader_do_anything_but_wait_or_refuse(data: bytes) -> None:
-    reader = sp.Reader(LIMIT)
+    reader = sp.Framing(LIMIT)
     reader.room()[: len(data)] = data
     reader.received(len(data))
     with contextlib.suppress(sp.Broken):
@@ -449,7 +449,7 @@ def resident() -> int:
 
 def test_to_say_a_length_takes_no_memory() -> None:
     size, before = 64 << 20, resident()
-    readers = [sp.Reader(size, between=True) for _ in range(16)]
+    readers = [sp.Framing(size, between=True) for _ in range(16)]
     for reader in readers:
         reader.room()[:12] = struct.pack(">QI", size, sp.LAST | 1)
         reader.received(12)
@@ -461,8 +461,9 @@ def test_to_say_a_length_takes_no_memory() -> None:
 @pytest.mark.parametrize("size", [0, 1, 20_000, 100_000, 1 << 20])
 def test_what_comes_from_another_host_is_cut_into_messages(size: int) -> None:
     limit = 1 << 20
-    whole = b"".join(b"".join(sp.compose_between(sp.LAST | n, [bytes([n]) * size], limit)) for n in range(5))
-    reader, at, got = sp.Reader(limit, between=True), 0, []
+    sending = sp.Framing(limit, between=True)
+    whole = b"".join(b"".join(sending.compose(sp.LAST | n, [bytes([n]) * size])) for n in range(5))
+    reader, at, got = sp.Framing(limit, between=True), 0, []
     while at < len(whole):
         room = reader.room()
         part = whole[at : at + min(len(room), 16_384)]
@@ -476,7 +477,7 @@ def test_what_comes_from_another_host_is_cut_into_messages(size: int) -> None:
 
 @pytest.mark.parametrize("length", [0, 3, (1 << 20) + 5, 2**64 - 1])
 def test_an_impossible_length_from_another_host_is_refused(length: int) -> None:
-    reader = sp.Reader(1 << 20, between=True)
+    reader = sp.Framing(1 << 20, between=True)
     reader.room()[:12] = struct.pack(">QI", length, sp.LAST)
     reader.received(12)
     with pytest.raises(sp.Broken):

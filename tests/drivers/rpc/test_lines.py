@@ -9,8 +9,7 @@ from collections.abc import Iterator
 import pytest
 from certificates import home
 
-from tetherd.drivers.rpc.lines import PARTS, Line, Plain, after
-from tetherd.drivers.rpc.secure import Secure
+from tetherd.drivers.rpc.lines import _PARTS, Line, Plain, Secure, _after, exactly
 from tetherd.drivers.tcp import mutual
 
 
@@ -54,21 +53,14 @@ def send(line: Line, *parts: bytes) -> None:
         rest = line.send(rest)
 
 
-def read(found: socket.socket, size: int) -> bytes:
-    data = b""
-    while len(data) < size:
-        data += found.recv(size - len(data))
-    return data
-
-
-@pytest.mark.parametrize("count", [1, 3, PARTS + 1])
+@pytest.mark.parametrize("count", [1, 3, _PARTS + 1])
 @pytest.mark.parametrize("size", [1, 1000, 70_000])
 def test_what_is_sent_in_parts_arrives_as_one(pair: tuple[Line, socket.socket], count: int, size: int) -> None:
     line, other = pair
     parts = [bytes([number % 256]) * size for number in range(count)]
     sending = threading.Thread(target=send, args=(line, *parts))
     sending.start()
-    assert read(other, count * size) == b"".join(parts)
+    assert exactly(other, count * size) == b"".join(parts)
     sending.join()
 
 
@@ -90,7 +82,7 @@ def test_one_that_does_not_block_takes_what_fits_and_brings_what_came(pair: tupl
     whole, rest = bytes(range(256)) * 40_000, [memoryview(b"")]
     rest = line.send([whole])
     assert 0 < sum(len(part) for part in rest) < len(whole)
-    reading = threading.Thread(target=lambda: data.append(read(other, len(whole) + 3)))
+    reading = threading.Thread(target=lambda: data.append(exactly(other, len(whole) + 3)))
     data: list[bytes] = []
     reading.start()
     rest = [*rest, memoryview(b"end")]
@@ -149,4 +141,4 @@ def test_a_peer_that_has_to_be_served_first_is_left() -> None:
 def test_what_is_left_of_parts() -> None:
     parts = [memoryview(b"abc"), memoryview(b"de"), memoryview(b"f")]
     for sent in range(7):
-        assert b"".join(after(parts, sent)) == b"abcdef"[sent:]
+        assert b"".join(_after(parts, sent)) == b"abcdef"[sent:]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from tetherd.drivers.rpc.arena import Arena
-from tetherd.drivers.rpc.lane import Lane, Reach, beside, on_loopback
+from tetherd.drivers.rpc.lane import Lane, Reach, beside, on_loopback, to_node
 from tetherd.drivers.rpc.lines import Line
 from tetherd.drivers.rpc.reaching import ATTEMPTS, CONNECT, IPC, TCP, Secret, target, unreachable
 from tetherd.errors import revive
@@ -100,12 +100,9 @@ class BlockingCaller:
         return on_loopback(host.strip("[]"), int(port))
 
     def _dial(self, patience: Seconds) -> tuple[Line, Arena | None]:
-        # TLS is memory that a runner beside its orchestrator does without.
-        from tetherd.drivers.rpc import secure
-
         assert self._secret is not None
         address = self.address
-        line = secure.dial(address, self._secret(), patience)
+        line = to_node(address, self._secret(), patience)
         if address != self.address:  # it moved meanwhile
             line.close()
             raise ConnectionResetError

@@ -30,26 +30,15 @@ _peers = count(1)
 class Connection:
     """One peer, from when it has said which protocol it speaks. Reads while it may ask more.
 
-    ``between``: it is on another host. ``ended`` is called once, after the desk was told.
+    ``ended`` is called once, after the desk was told.
     """
 
-    def __init__(
-        self,
-        line: Line,
-        reader: sp.Reader,
-        desk: Desk,
-        limit: int,
-        ended: Callable[["Connection"], None],
-        *,
-        between: bool = False,
-    ) -> None:
+    def __init__(self, line: Line, framing: sp.Framing, desk: Desk, ended: Callable[[], None]) -> None:
         self.peer = next(_peers)
         self._line = line
-        self._reader = reader
+        self._framing = framing
         self._desk = desk
-        self._limit = limit
         self._ended = ended
-        self._between = between
         self._loop = asyncio.get_running_loop()
         self._parked = 0
         self._unsent: deque[memoryview] = deque()
@@ -66,7 +55,7 @@ class Connection:
     def answer(self, request: int, buffers: Iterable[Buffer] | None) -> None:
         """Send the answer, if any. Raises TooLarge, and may be called again then."""
         if not self._closed and buffers is not None:
-            self._send(self._compose(request, buffers))
+            self._send(self._framing.compose(request, buffers))
         self._parked -= 1
         if self._parked == _MAX_PARKED - 1:
             self._loop.call_soon(self._resume)
@@ -90,12 +79,7 @@ class Connection:
         try:
             self._desk.forget(self.peer)
         finally:
-            self._ended(self)
-
-    def _compose(self, request: int, buffers: Iterable[Buffer]) -> list[Buffer]:
-        if self._between:
-            return sp.compose_between(request, buffers, self._limit)
-        return sp.compose(request, buffers, self._limit, self._reader.shared)
+            self._ended()
 
     def _may_read(self) -> bool:
         return not self._leaving and not self._closed and self._parked < _MAX_PARKED
@@ -111,14 +95,14 @@ class Connection:
             if not self._may_read():
                 return None
             try:
-                size = self._line.receive(self._reader.room())
+                size = self._line.receive(self._framing.room())
             except OSError:
                 size = 0
             if size is None:
                 return None
             if not size:
                 return self.close()
-            self._reader.received(size)
+            self._framing.received(size)
             self._take()
             if not self._line.pending():
                 return None
@@ -131,7 +115,7 @@ class Connection:
 
     def _take(self) -> None:
         try:
-            while self._may_read() and (message := self._reader.next()):
+            while self._may_read() and (message := self._framing.next()):
                 # The peer may write to shared memory while we read: what is judged must be what is used.
                 apart = None if message.apart is None else bytes(message.apart)
                 self._parked += 1
@@ -156,7 +140,7 @@ class Connection:
             rest = [memoryview(part) for part in parts]
         self._unsent.extend(rest)
         self._unread += sum(len(part) for part in rest)
-        if self._unread > max(MAX_UNREAD, 4 * self._limit):
+        if self._unread > max(MAX_UNREAD, 4 * self._framing.limit):
             self.hang_up()
         return None
 

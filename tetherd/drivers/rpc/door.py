@@ -16,8 +16,8 @@ from typing import Any, Final, NamedTuple
 from tetherd.drivers.host import descriptors
 from tetherd.drivers.rpc import silence, sp, tls
 from tetherd.drivers.rpc.connections import STALLED, Connection
+from tetherd.drivers.rpc.lines import Secure
 from tetherd.drivers.rpc.reaching import TLS
-from tetherd.drivers.rpc.secure import Secure
 from tetherd.drivers.rpc.turns import Desk, Turn
 from tetherd.drivers.tcp import mutual
 from tetherd.drivers.tcp.reception import Reception, until
@@ -172,9 +172,7 @@ class Door:
         finally:
             self._coming -= Counter([node])
         ended = asyncio.Event()
-        reader = sp.Reader(self._limit, between=True)
-        line = Secure(found)
-        connection = Connection(line, reader, self, self._limit, lambda _: ended.set(), between=True)
+        connection = Connection(Secure(found), sp.Framing(self._limit, between=True), self, ended.set)
         host, port = remote
         guest = _Guest(node, (host.partition("%")[0], port), connection, self._clock.monotonic())
         self._guests[connection.peer] = guest

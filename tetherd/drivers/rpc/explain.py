@@ -16,6 +16,7 @@ from cryptography import x509
 from cryptography.x509.oid import NameOID
 
 from tetherd.drivers.rpc import reaching, sp, tls
+from tetherd.drivers.rpc.lines import exactly
 from tetherd.drivers.tcp import mutual
 from tetherd.drivers.tcp.names import connect
 from tetherd.errors import TetherError
@@ -24,7 +25,6 @@ from tetherd.types import Cause, Credentials, Finding, Seconds, is_node_id
 from tetherd.wire.frames import CALL, FAILURE, Codec, Frame, Header
 from tetherd.wire.peering import MAX_PAD, Ping
 
-_FIRST: Final = 0x80000001  # the number of the first request on a connection
 _SEGMENT: Final = 500
 """Bytes of TCP in a packet that every network carries."""
 
@@ -239,6 +239,7 @@ class _Line:
     def __init__(self, place: tuple[str, int], credentials: Credentials, segment: int = 0) -> None:
         self.codec = Codec()
         self._asked = 0
+        self._framing = sp.Framing(_LARGEST, between=True)
         self._plain = _connect(place, segment)
         self._context = mutual.dialling(credentials)
 
@@ -247,7 +248,7 @@ class _Line:
             stack.enter_context(self._plain)
             self._secure = stack.enter_context(self._context.wrap_socket(self._plain))
             # Read first: what is sent to somebody who has hung up makes the network drop what he said before.
-            if self._exactly(len(sp.ANSWERS)) != sp.ANSWERS:
+            if exactly(self._secure, len(sp.ANSWERS)) != sp.ANSWERS:
                 raise _Found("no-tls", "it speaks another protocol over TLS: it is no Tether node")
             self._secure.sendall(sp.ASKS)
             stack.pop_all()
@@ -259,20 +260,11 @@ class _Line:
     def ask(self, pad: bytes) -> Frame:
         """Return the answer to a ping with so much padding."""
         call = Header(self._asked + 1, Ping.METHOD, int(tls.PATIENCE * 1000))
-        frame = b"".join(bytes(part) for part in self.codec.encode(CALL, call, Ping(pad)))
-        self._secure.sendall(struct.pack(">QI", len(frame) + 4, _FIRST + self._asked) + frame)
+        message = self._framing.compose(sp.LAST | self._asked, self.codec.encode(CALL, call, Ping(pad)))
+        self._secure.sendall(b"".join(message))
         self._asked += 1
-        (length,) = struct.unpack(">Q", self._exactly(8))
-        return self.codec.split(self._exactly(min(length, _LARGEST))[4:])
-
-    def _exactly(self, size: int) -> bytes:
-        data = b""
-        while len(data) < size:
-            part = self._secure.recv(size - len(data))
-            if not part:
-                raise ConnectionResetError("the connection was closed")
-            data += part
-        return data
+        (length,) = struct.unpack(">Q", exactly(self._secure, 8))
+        return self.codec.split(exactly(self._secure, min(length, _LARGEST))[4:])
 
 
 def _shown(place: tuple[str, int]) -> str:

@@ -107,18 +107,11 @@ class _Arrival:
         except (OSError, ValueError):
             return self.close()
         self._patience.cancel()
-        reader = sp.Reader(self._limit, shared, between=not self._is_unix)
-        self._connection = Connection(
-            Plain(self._socket),
-            reader,
-            self._desk,
-            self._limit,
-            self._ended,
-            between=not self._is_unix,
-        )
+        framing = sp.Framing(self._limit, shared, between=not self._is_unix)
+        self._connection = Connection(Plain(self._socket), framing, self._desk, self._ended)
         return self._connection.start()
 
-    def _ended(self, _: Connection) -> None:
+    def _ended(self) -> None:
         self._arrivals.discard(self)
         self._connection = None  # or the memory that it shares would stay until garbage is collected
 

@@ -9,10 +9,12 @@ from itertools import count
 from pathlib import Path
 from typing import Final, TypeAlias
 
-from tetherd.drivers.rpc import arena, sp
+from tetherd.drivers.rpc import arena, silence, sp
 from tetherd.drivers.rpc.arena import Arena
-from tetherd.drivers.rpc.lines import Line, Plain
+from tetherd.drivers.rpc.lines import Line, Plain, Secure, exactly
+from tetherd.drivers.rpc.reaching import Secret, target
 from tetherd.drivers.rpc.turns import Message
+from tetherd.drivers.tcp import mutual, names
 from tetherd.errors import TetherError
 from tetherd.types import Buffer, Seconds
 
@@ -40,7 +42,7 @@ class Lane:
         self._closed = threading.Event()
         self._turn = threading.Lock()  # held by whoever uses the line
         self._failures = 0
-        self._reader = sp.Reader(limit)
+        self._framing = sp.Framing(limit)
 
     def exchange(self, buffers: Iterable[Buffer], sent: Callable[[], None], within: Seconds) -> Message:
         """Send a frame, call ``sent`` and wait for its answer. The answer lasts until the next exchange.
@@ -77,14 +79,14 @@ class Lane:
             self._turn.release()
 
     def _exchange(self, line: Line, buffers: Iterable[Buffer], sent: Callable[[], None], within: Seconds) -> Message:
-        parts: Sequence[Buffer] = self._compose(buffers)
+        parts: Sequence[Buffer] = self._framing.compose(sp.LAST | next(self._ids) % sp.LAST, buffers)
         try:
             if self._between:
                 line.bound(within)
             while parts:
                 parts = line.send(parts)
             sent()
-            while not (message := self._reader.next()):
+            while not (message := self._framing.next()):
                 self._receive(line)
         except (OSError, sp.Broken) as error:
             self._line = None
@@ -92,17 +94,11 @@ class Lane:
             raise ConnectionResetError(str(error)) from None
         return message
 
-    def _compose(self, buffers: Iterable[Buffer]) -> list[Buffer]:
-        request = sp.LAST | next(self._ids) % sp.LAST
-        if self._between:
-            return sp.compose_between(request, buffers, self._limit)
-        return sp.compose(request, buffers, self._limit, self._reader.shared)
-
     def _receive(self, line: Line) -> None:
-        size = line.receive(self._reader.room())
+        size = line.receive(self._framing.room())
         if not size:
             raise ConnectionResetError("the other side ended it")
-        self._reader.received(size)
+        self._framing.received(size)
 
     def _connect(self) -> Line:
         until = time.monotonic() + self._patience
@@ -116,7 +112,7 @@ class Lane:
                 self._closed.wait(self._pause())
             else:
                 self._failures = 0
-                self._reader = sp.Reader(self._limit, shared, between=self._between)
+                self._framing = sp.Framing(self._limit, shared, between=self._between)
                 self._line = line
                 if self._closed.is_set():  # by now, and without this connection
                     line.end()
@@ -159,6 +155,25 @@ def on_loopback(host: str, port: int) -> Reach:
     return reach
 
 
+def to_node(address: str, secret: Secret, patience: Seconds) -> Line:
+    """Return a line to a node of another host, on which it has been said who asks. Blocks. Raises OSError, TetherError.
+
+    An attempt to connect takes ``patience`` at most, and so does each step after that.
+    """
+    with contextlib.ExitStack() as stack:
+        plain = stack.enter_context(names.connect(*target(address), patience))
+        plain.settimeout(patience)
+        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        silence.bound(plain)
+        found = stack.enter_context(mutual.dialling(secret.credentials).wrap_socket(plain))
+        if mutual.peer(found) != secret.node:
+            raise ConnectionRefusedError(f"{address} is another node than the one that is meant")
+        found.sendall(sp.ASKS)
+        _expect_answers(found)
+        stack.pop_all()
+    return Secure(found)
+
+
 def _greet(found: socket.socket) -> Arena | None:
     """Begin the protocol; return the memory that was handed over with it, where this host has such."""
     file = _file()
@@ -171,7 +186,7 @@ def _greet(found: socket.socket) -> Arena | None:
 
 
 def _expect_answers(found: socket.socket) -> None:
-    if found.recv(len(sp.ANSWERS), socket.MSG_WAITALL) != sp.ANSWERS:
+    if exactly(found, len(sp.ANSWERS)) != sp.ANSWERS:
         raise ConnectionResetError("it speaks another protocol")
 
 

@@ -1,14 +1,16 @@
-"""What bytes go over: here a socket as it is, in ``secure`` one with TLS. They block or do not, as they were made."""
+"""What bytes go over: a socket as it is, or one with TLS. Either blocks or does not, as it was made."""
 
 import contextlib
 import socket
-from collections.abc import Iterable
+import ssl
+from collections.abc import Iterable, Sequence
 from typing import Final, Protocol
 
 from tetherd.types import Buffer, Seconds
 
-PARTS: Final = 64
-"""Buffers that are sent at once. The kernel takes some 1,000; joining the small ones is cheaper anyway."""
+_PARTS: Final = 64  # a call to the kernel takes some 1,000 parts at most; joining the small ones is cheaper anyway
+_JOINED: Final = 64 * 1024  # a record of TLS costs more than to copy this
+_AT_ONCE: Final = 128 * 1024  # OpenSSL takes all of it or nothing, and then wants the same again
 
 
 class Line(Protocol):
@@ -66,30 +68,82 @@ class Plain:
         """See Line."""
         rest = _few(parts)
         try:
-            return after(rest, self._socket.sendmsg(rest))
+            return _after(rest, self._socket.sendmsg(rest))
         except (BlockingIOError, InterruptedError):
             return rest
 
     def bound(self, within: Seconds) -> None:
         """See Line."""
-        self._socket.settimeout(within)
+        if within != self._socket.gettimeout():  # each time costs a call to the kernel
+            self._socket.settimeout(within)
 
     def end(self) -> None:
         """See Line."""
         with contextlib.suppress(OSError):  # it has ended
-            self._socket.shutdown(socket.SHUT_RDWR)
+            # Not SSLSocket.shutdown: that makes what another thread still sends go out unencrypted.
+            socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
+
+
+class Secure(Plain):
+    """A socket with TLS, whose handshake is over. Implements Line."""
+
+    def __init__(self, found: ssl.SSLSocket) -> None:
+        super().__init__(found)
+        self._socket: ssl.SSLSocket = found
+
+    def receive(self, room: memoryview) -> int | None:
+        """See Line."""
+        # That it would have to send first, to go on, is an error like others: a peer that asks for new keys and takes
+        # nothing would be readable for ever.
+        try:
+            return self._socket.recv_into(room)
+        except ssl.SSLWantReadError:
+            return None
+
+    def pending(self) -> bool:
+        """See Line."""
+        return self._socket.pending() > 0
+
+    def send(self, parts: Iterable[Buffer]) -> list[memoryview]:
+        """See Line."""
+        rest = [memoryview(part) for part in parts]
+        with contextlib.suppress(ssl.SSLWantWriteError):
+            while rest:
+                rest = _joined(rest)
+                rest = _after(rest, self._socket.send(rest[0][:_AT_ONCE]))
+        return rest
+
+
+def exactly(found: socket.socket, size: int) -> bytes:
+    """Return the next ``size`` bytes of a socket that blocks. Raises OSError, ConnectionResetError at its end."""
+    heard = b""
+    while len(heard) < size:
+        part = found.recv(size - len(heard))
+        if not part:
+            raise ConnectionResetError("the connection was closed")
+        heard += part
+    return heard
 
 
 def _few(parts: Iterable[Buffer]) -> list[memoryview]:
     """Return the parts as no more than the kernel takes at once."""
     views = [memoryview(part) for part in parts]
-    return views if len(views) <= PARTS else [memoryview(b"".join(views))]
+    return views if len(views) <= _PARTS else [memoryview(b"".join(views))]
 
 
-def after(parts: list[memoryview], sent: int) -> list[memoryview]:
+def _after(parts: list[memoryview], sent: int) -> list[memoryview]:
     """Return what is left of ``parts`` when ``sent`` bytes of them are gone."""
     for index, part in enumerate(parts):
         if sent < len(part):
             return [part[sent:], *parts[index + 1 :]]
         sent -= len(part)
     return []
+
+
+def _joined(parts: Sequence[memoryview]) -> list[memoryview]:
+    """Return the parts with the small ones at their beginning as one."""
+    size = count = 0
+    while count < len(parts) and size + len(parts[count]) <= _JOINED:
+        size += len(parts[count])
+        count += 1
+    return [memoryview(b"".join(parts[:count])), *parts[count:]] if count > 1 else list(parts)

@@ -40,46 +40,36 @@ class Broken(Exception):
     """What came is not this protocol, or there is no more of it."""
 
 
-def compose(request: int, buffers: Iterable[Buffer], limit: int, shared: Arena | None) -> list[Buffer]:
-    """Return the message for a frame, within a host, as buffers to be sent one after the other.
+class Framing:
+    """Makes messages of frames, and cuts what arrives into messages, of up to ``limit`` bytes each.
 
-    Raises TooLarge beyond ``limit``.
-    """
-    head, *payloads = [memoryview(buffer).cast("B") for buffer in buffers]
-    size = sum(len(part) for part in payloads)
-    if len(head) + size > limit:
-        raise too_large(len(head) + size, limit)
-    if shared is not None and arena.fits(size):
-        shared.put(payloads)
-        return [_HEAD.pack(_APART, _ID + _SIZE.size + len(head), request) + _SIZE.pack(size), head]
-    return [_HEAD.pack(_WHOLE, _ID + len(head) + size, request), head, *payloads]
-
-
-def compose_between(request: int, buffers: Iterable[Buffer], limit: int) -> list[Buffer]:
-    """Return the message for a frame, between hosts. Raises TooLarge beyond ``limit``."""
-    parts = [memoryview(buffer).cast("B") for buffer in buffers]
-    size = sum(len(part) for part in parts)
-    if size > limit:
-        raise too_large(size, limit)
-    return [_BETWEEN.pack(_ID + size, request), *parts]
-
-
-class Reader:
-    """Cuts what arrives into messages. ``shared`` is where those find their payloads that left them there.
-
-    ``between``: they come from another host.
+    ``shared`` is where payloads are left and found, of messages that leave them there. ``between``: they go to another
+    host, and come from there.
     """
 
     def __init__(self, limit: int, shared: Arena | None = None, *, between: bool = False) -> None:
-        self.shared = shared
+        self.limit = limit
+        self._shared = shared
         self._between = between
         self._head = (_BETWEEN if between else _HEAD).size
         self._most = _ID + limit + (0 if between else _SIZE.size)
-        self._limit = limit
         self._small = bytearray(_RECORD if between else _READ)
         self._room = memoryview(self._small)  # where the next bytes go: the small buffer, or that of one large message
         self._filled = 0
         self._large: bytearray | mmap.mmap | None = None
+
+    def compose(self, request: int, buffers: Iterable[Buffer]) -> list[Buffer]:
+        """Return the message for a frame as buffers to be sent one after the other. Raises TooLarge."""
+        head, *payloads = [memoryview(buffer).cast("B") for buffer in buffers]
+        size = sum(len(part) for part in payloads)
+        if len(head) + size > self.limit:
+            raise too_large(len(head) + size, self.limit)
+        if self._between:
+            return [_BETWEEN.pack(_ID + len(head) + size, request), head, *payloads]
+        if self._shared is not None and arena.fits(size):
+            self._shared.put(payloads)
+            return [_HEAD.pack(_APART, _ID + _SIZE.size + len(head), request) + _SIZE.pack(size), head]
+        return [_HEAD.pack(_WHOLE, _ID + len(head) + size, request), head, *payloads]
 
     def room(self) -> memoryview:
         """Return where the next bytes are to be received to."""
@@ -125,9 +115,9 @@ class Reader:
     def _message(self, kind: int, request: int, frame: Buffer) -> Message:
         if kind == _WHOLE:
             return Message(request, frame)
-        if self.shared is None or len(frame) < _SIZE.size:
+        if self._shared is None or len(frame) < _SIZE.size:
             raise Broken("payloads in memory that is not shared")
         (size,) = _SIZE.unpack_from(frame)
         if size > arena.HALF:
             raise Broken("payloads larger than the memory they are in")
-        return Message(request, memoryview(frame)[_SIZE.size :], self.shared.got(size))
+        return Message(request, memoryview(frame)[_SIZE.size :], self._shared.got(size))

@@ -13,7 +13,7 @@ from certificates import Network, home
 from doorway import MAX, Doorway
 from nngrep import listen, open_rep
 
-from tetherd.drivers.rpc import nng, reaching, secure, silence, sp
+from tetherd.drivers.rpc import lane, nng, reaching, silence, sp
 from tetherd.drivers.rpc.lines import Line
 from tetherd.drivers.tcp import mutual
 from tetherd.types import Credentials
@@ -21,8 +21,8 @@ from tetherd.types import Credentials
 
 def ask(line: Line, frame: bytes) -> bytes:
     """Return the answer to a frame."""
-    line.send(sp.compose_between(sp.LAST | 1, [frame], MAX))
-    reader = sp.Reader(MAX, between=True)
+    reader = sp.Framing(MAX, between=True)
+    line.send(reader.compose(sp.LAST | 1, [frame]))
     while not (message := reader.next()):
         size = line.receive(reader.room())
         assert size
@@ -54,7 +54,7 @@ def echoing(credentials: Credentials) -> Iterator[str]:
 def test_it_asks_sockets_of_nng(size: int) -> None:
     there, here = home().node(), home().node()
     with echoing(there) as address:
-        line = secure.dial(address, reaching.Secret(here, there.node), 5.0)
+        line = lane.to_node(address, reaching.Secret(here, there.node), 5.0)
         sending = bytes([7]) * size
         assert ask(line, sending) == sending
         line.close()
@@ -77,14 +77,16 @@ async def test_sockets_of_nng_ask_our_listeners(tmp_path: Path) -> None:
 async def test_a_line_is_bounded_and_belongs_to_the_node_that_is_meant(tmp_path: Path) -> None:
     async with Doorway(tmp_path).open() as doorway:
         me = doorway.member()
-        line = await asyncio.to_thread(secure.dial, doorway.address, reaching.Secret(me, doorway.credentials.node), 5.0)
+        line = await asyncio.to_thread(
+            lane.to_node, doorway.address, reaching.Secret(me, doorway.credentials.node), 5.0
+        )
         with socket.socket(fileno=line.fileno()) as found:
             assert found.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == silence.BOUND * 1000
             assert found.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
             found.detach()
         line.close()
         with pytest.raises(ConnectionRefusedError, match="another node"):
-            await asyncio.to_thread(secure.dial, doorway.address, reaching.Secret(me, home().node().node), 5.0)
+            await asyncio.to_thread(lane.to_node, doorway.address, reaching.Secret(me, home().node().node), 5.0)
 
 
 @pytest.mark.parametrize("words", [b"", sp.ASKS, b"\0SP\0"])
@@ -101,7 +103,7 @@ def test_what_speaks_another_protocol_is_left(words: bytes) -> None:
         thread.start()
         address = f"{reaching.TLS}127.0.0.1:{listener.getsockname()[1]}"
         with pytest.raises(ConnectionResetError):
-            secure.dial(address, reaching.Secret(here, there.node), 5.0)
+            lane.to_node(address, reaching.Secret(here, there.node), 5.0)
         thread.join()
 
 
@@ -110,7 +112,7 @@ def test_silence_and_strangers_are_left_in_time() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         address = f"{reaching.TLS}127.0.0.1:{listener.getsockname()[1]}"
         with pytest.raises(TimeoutError):
-            secure.dial(address, reaching.Secret(here, home().node().node), 0.2)
+            lane.to_node(address, reaching.Secret(here, home().node().node), 0.2)
     stranger = Network("other").node()
     with echoing(stranger) as address, pytest.raises(OSError, match="certificate"):
-        secure.dial(address, reaching.Secret(here, stranger.node), 5.0)
+        lane.to_node(address, reaching.Secret(here, stranger.node), 5.0)
