@@ -142,14 +142,19 @@ async def test_a_thread_dials_a_silent_peer_again() -> None:
             caller.close()
 
 
-async def test_it_follows_a_node_to_another_address(tmp_path: Path) -> None:
+def two_places(folder: Path) -> tuple[Doorway, Doorway, reaching.Secret]:
+    """Return a node at two addresses, and what a member dials it with."""
     for place in ("1", "2"):
-        (tmp_path / place).mkdir()
-    first, second = Doorway(tmp_path / "1"), Doorway(tmp_path / "2")
+        (folder / place).mkdir()
+    first, second = Doorway(folder / "1"), Doorway(folder / "2")
     worker = first.member("worker")
     second.roster.update(first.roster)
     second.door = Door(second.address, first.credentials, second.admission, SystemClock())
-    secret = reaching.Secret(worker, first.credentials.node)
+    return first, second, reaching.Secret(worker, first.credentials.node)
+
+
+async def test_it_follows_a_node_to_another_address(tmp_path: Path) -> None:
+    first, second, secret = two_places(tmp_path)
     caller = BlockingCaller(first.address, max_message=1 << 20, secret=lambda: secret)
     call = caller.lane()
     async with second.open(), first.open():
@@ -191,13 +196,7 @@ async def test_after_a_loss_it_shows_the_certificate_of_now_at_once(tmp_path: Pa
 async def test_who_moves_while_it_connects_does_not_stay_where_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for place in ("1", "2"):
-        (tmp_path / place).mkdir()
-    first, second = Doorway(tmp_path / "1"), Doorway(tmp_path / "2")
-    worker = first.member("worker")
-    second.roster.update(first.roster)
-    second.door = Door(second.address, first.credentials, second.admission, SystemClock())
-    secret = reaching.Secret(worker, first.credentials.node)
+    first, second, secret = two_places(tmp_path)
     caller = BlockingCaller(first.address, max_message=1 << 20, secret=lambda: secret)
     dial = blocking.to_node
 

@@ -84,8 +84,6 @@ class Door:
                 yield
             finally:
                 watch.cancel()
-                for guest in list(self._guests.values()):
-                    guest.connection.close()
 
     def renew(self, credentials: Credentials) -> None:
         """Show another certificate from now on; connections end, and come again. Raises BadConfig before any does."""

@@ -87,9 +87,6 @@ class Server:
                 await asyncio.get_running_loop().create_future()
             finally:
                 self._once.close()
-                for tasks in list(self._calls.values()):
-                    for task in list(tasks.values()):
-                        task.cancel()
 
     @contextlib.contextmanager
     def _listening(self) -> Iterator[None]:
@@ -119,7 +116,7 @@ class Server:
 
     def _start(self, turn: Turn, frame: Frame, peer: int) -> None:
         header = frame.header
-        if peer in self._gone or (peer, header.call) in self._unwanted:
+        if (peer, header.call) in self._unwanted:
             return self._finish(turn, None)
         method = self._methods.get(header.method)
         if method is None:
